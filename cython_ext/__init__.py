@@ -1,0 +1,1 @@
+"""Kernels: see docs/ARCHITECTURE.md. Each is called by exactly one module of the core."""

@@ -1,0 +1,186 @@
+"""What all verbs share: errors, options, JSON, progress, and the rule about finished runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import numpy as np
+
+from scipion_faml import __version__
+from scipion_faml.io import replacing
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def report_errors(command: click.Command, arguments: list[str]) -> int:
+    """Run `command`; print a user's mistake as one line on stderr and return the exit status."""
+    try:
+        command.main(arguments, prog_name="scipion-faml", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return int(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except click.Abort:
+        click.echo("stopped", err=True)
+        return 1
+    except (ValueError, OSError) as error:
+        if os.environ.get("FAML_DEBUG"):
+            raise
+        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        return 2
+    return 0
+
+
+def common_options(function: F) -> F:
+    """Add --json, --overwrite and --verbose, which every verb has."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
+        click.option("--overwrite", is_flag=True, help="Replace a finished run in the output."),
+        click.option(
+            "--verbose", is_flag=True, callback=_set_up_logging, expose_value=False,
+            help="Log every detail to stderr.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def _set_up_logging(_context: click.Context, _option: click.Parameter, verbose: bool) -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", force=True,
+    )
+    for noisy in ("matplotlib", "PIL"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+seed_option = click.option("--seed", default=0, show_default=True, help="Seed of every draw.")
+workers_option = click.option(
+    "--workers", default=None, type=click.IntRange(min=1),
+    help="Threads; the result does not depend on it.  [default: all cores]",
+)
+
+
+def n_workers(workers: int | None) -> int:
+    """Return the number of threads to use: `workers`, or the cores this process may run on."""
+    return workers or len(os.sched_getaffinity(0))
+
+
+def progress(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:
+    """Return `items` with a progress bar on stderr when a person is watching."""
+    from tqdm import tqdm
+
+    return tqdm(items, total=total, desc=label, file=sys.stderr, disable=not sys.stderr.isatty())
+
+
+def plain(value: Any) -> Any:
+    """Return `value` with numpy types and paths turned into what JSON knows (NaN becomes null)."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def show(result: dict[str, Any], as_json: bool) -> None:
+    """Print `result`: one JSON object, or a line for each entry that fits on one."""
+    result = plain(result)
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    for key, value in result.items():
+        text = f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
+        if len(text) <= 160:
+            click.echo(f"{key:24s} {text}")
+
+
+# -------------------------------------------------------------------------------- finished runs
+def file_stamp(path: Path | str) -> str:
+    """Return a hash of a file's content: an input that changed makes another run."""
+    with open(path, "rb") as handle:
+        return hashlib.sha256(handle.read()).hexdigest()[:16]
+
+
+class Run:
+    """One run of a verb with its output folder or file, and the record that makes it repeatable.
+
+    The record (`run.json` in a folder, `NAME.json` beside a file) is written last: where it lies,
+    the run is complete. A run with the same verb, settings and inputs is then not repeated; one
+    with others is refused unless `overwrite`.
+    """
+
+    def __init__(self, verb: str, output: Path | str, settings: dict[str, Any],
+                 inputs: Iterable[Path | str] = (), overwrite: bool = False) -> None:
+        self.output = Path(output)
+        is_file = self.output.suffix in {".star", ".mrc", ".csv"}
+        self.record = (
+            self.output.with_suffix(self.output.suffix + ".json")
+            if is_file else self.output / "run.json"
+        )
+        for path in inputs:
+            if not Path(path).is_file():
+                raise FileNotFoundError(f"{path} does not exist")
+        self.settings = plain(
+            {"verb": verb, **settings, "inputs": {str(p): file_stamp(p) for p in inputs}}
+        )
+        self._refuse_or_clear(is_file, overwrite)
+        if not is_file:
+            self.output.mkdir(parents=True, exist_ok=True)
+
+    def _refuse_or_clear(self, is_file: bool, overwrite: bool) -> None:
+        if not self.record.exists():
+            if is_file and self.output.exists() and not overwrite:
+                raise ValueError(f"{self.output} exists: choose another --output or add --overwrite")
+            return
+        if self.finished_result is None and not overwrite:
+            raise ValueError(
+                f"{self.output} holds a finished run with other settings or inputs: choose another "
+                "--output or add --overwrite"
+            )
+        if overwrite:
+            self.record.unlink()
+
+    @property
+    def finished_result(self) -> dict[str, Any] | None:
+        """What this very run printed when it finished before, or None."""
+        if not self.record.exists():
+            return None
+        try:
+            record = json.loads(self.record.read_text())
+        except ValueError:
+            return None
+        same = record.get("settings") == self.settings and "result" in record
+        return dict(record["result"]) if same else None
+
+    def finish(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Write the record and return `result` as plain JSON types."""
+        result = plain(result)
+        with replacing(self.record) as temporary:
+            temporary.write_text(json.dumps(
+                {"version": __version__, "settings": self.settings, "result": result}, indent=1))
+        return dict(result)
+
+
+def run_once(run: Run, work: Callable[[], dict[str, Any]], as_json: bool) -> None:
+    """Do `work` unless this very run is finished already; print its result either way."""
+    result = run.finished_result
+    if result is not None:
+        click.echo(f"{run.output} holds this run, finished: nothing to do", err=True)
+    else:
+        result = run.finish(work())
+    show(result, as_json)

@@ -1,0 +1,183 @@
+"""Rotations and poses: Euler angles, matrices, composition, distances (docs/CONVENTIONS.md).
+
+A pose rotates about the box centre by R = Rz(alpha) Ry(beta) Rz(gamma) (active, right-handed), then
+shifts by t: a point r of the average lands on R r + t in the subtomogram. Vectors are (x, y, z).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scipion_faml.types import FloatArray, IntArray
+
+
+def euler_to_matrix(euler_zyz: FloatArray) -> FloatArray:
+    """Return R = Rz(alpha) Ry(beta) Rz(gamma) for angles (..., 3) in rad, as (..., 3, 3) float64."""
+    euler_zyz = np.asarray(euler_zyz, dtype=np.float64)
+    (ca, cb, cg), (sa, sb, sg) = (
+        np.moveaxis(np.cos(euler_zyz), -1, 0),
+        np.moveaxis(np.sin(euler_zyz), -1, 0),
+    )
+    rows = [
+        [ca * cb * cg - sa * sg, -ca * cb * sg - sa * cg, ca * sb],
+        [sa * cb * cg + ca * sg, -sa * cb * sg + ca * cg, sa * sb],
+        [-sb * cg, sb * sg, cb],
+    ]
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def matrix_to_euler(matrix: FloatArray) -> FloatArray:
+    """Return ZYZ angles (..., 3) in rad of rotation matrices (..., 3, 3); gamma = 0 at the poles."""
+    m = np.asarray(matrix, dtype=np.float64)
+    sin_beta = np.hypot(m[..., 0, 2], m[..., 1, 2])
+    beta = np.arctan2(sin_beta, m[..., 2, 2])
+    alpha = np.arctan2(m[..., 1, 2], m[..., 0, 2])
+    gamma = np.arctan2(m[..., 2, 1], -m[..., 2, 0])
+    # At beta = 0 only alpha + gamma is defined, at beta = pi only alpha - gamma.
+    is_pole = sin_beta < 1e-9
+    sign = np.where(m[..., 2, 2] > 0, 1.0, -1.0)
+    alpha = np.where(is_pole, np.arctan2(sign * m[..., 1, 0], sign * m[..., 0, 0]), alpha)
+    gamma = np.where(is_pole, 0.0, gamma)
+    return np.stack([alpha, beta, gamma], axis=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class RigidTransforms:
+    """M poses: rotate about the box centre by `euler_zyz` (rad), then shift by `shift_xyz` (voxels)."""
+
+    euler_zyz: FloatArray  # (M, 3)
+    shift_xyz: FloatArray  # (M, 3)
+
+    def __post_init__(self) -> None:
+        for name in ("euler_zyz", "shift_xyz"):
+            object.__setattr__(self, name, np.atleast_2d(np.asarray(getattr(self, name), float)))
+        if self.euler_zyz.shape != self.shift_xyz.shape or self.euler_zyz.shape[1:] != (3,):
+            raise ValueError(
+                f"need two (M, 3) arrays, got {self.euler_zyz.shape}, {self.shift_xyz.shape}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.euler_zyz)
+
+    def __getitem__(self, index: slice | IntArray | Sequence[int]) -> RigidTransforms:
+        return RigidTransforms(self.euler_zyz[index], self.shift_xyz[index])
+
+    @property
+    def rotation(self) -> FloatArray:
+        """Rotation matrices (M, 3, 3)."""
+        return euler_to_matrix(self.euler_zyz)
+
+    @staticmethod
+    def from_rotation(rotation: FloatArray, shift_xyz: FloatArray) -> RigidTransforms:
+        """Return the poses with rotation matrices (M, 3, 3) and shifts (M, 3)."""
+        return RigidTransforms(matrix_to_euler(rotation), shift_xyz)
+
+    @staticmethod
+    def identity(n_poses: int) -> RigidTransforms:
+        """Return `n_poses` poses that move nothing."""
+        return RigidTransforms(np.zeros((n_poses, 3)), np.zeros((n_poses, 3)))
+
+    @staticmethod
+    def concatenate(parts: Sequence[RigidTransforms]) -> RigidTransforms:
+        """Return all poses of `parts` in one table, in order."""
+        if not parts:
+            return RigidTransforms(np.zeros((0, 3)), np.zeros((0, 3)))
+        return RigidTransforms(
+            np.concatenate([p.euler_zyz for p in parts]),
+            np.concatenate([p.shift_xyz for p in parts]),
+        )
+
+
+def compose(second: RigidTransforms, first: RigidTransforms) -> RigidTransforms:
+    """Return the poses that apply `first`, then `second` (both of length M, or one of length 1)."""
+    rotation = second.rotation
+    moved = np.matmul(rotation, first.shift_xyz[:, :, None])[:, :, 0]
+    return RigidTransforms.from_rotation(rotation @ first.rotation, moved + second.shift_xyz)
+
+
+def invert(transforms: RigidTransforms) -> RigidTransforms:
+    """Return the inverse poses: compose(invert(p), p) is the identity."""
+    inverse = np.swapaxes(transforms.rotation, 1, 2)
+    return RigidTransforms.from_rotation(
+        inverse, -np.einsum("mij,mj->mi", inverse, transforms.shift_xyz)
+    )
+
+
+def rotation_angle_deg(rotation_1: FloatArray, rotation_2: FloatArray) -> FloatArray:
+    """Return the angle (deg) of rotation_1^T rotation_2; (..., 3, 3) each, broadcast."""
+    # atan2 of both parts keeps digits near 0 and 180 deg, where arccos of the trace loses them.
+    relative = np.swapaxes(rotation_1, -1, -2) @ rotation_2
+    trace = np.trace(relative, axis1=-2, axis2=-1)
+    axis = np.stack(
+        [
+            relative[..., 2, 1] - relative[..., 1, 2],
+            relative[..., 0, 2] - relative[..., 2, 0],
+            relative[..., 1, 0] - relative[..., 0, 1],
+        ],
+        axis=-1,
+    )
+    return np.rad2deg(np.arctan2(np.linalg.norm(axis, axis=-1), trace - 1.0))
+
+
+def squared_pose_distance(
+    first: RigidTransforms, second: RigidTransforms, translation_weight: float = 1.0
+) -> FloatArray:
+    """Return tau^2 of Eq. 5 for every pair: (len(first), len(second)).
+
+    tau^2 = ||I - R1^T R2||_F^2 + translation_weight ||t1 - t2||^2, and the first term equals
+    6 - 2 tr(R1^T R2), so all pairs are one matrix product.
+    """
+    rotation_part = 6.0 - 2.0 * first.rotation.reshape(-1, 9) @ second.rotation.reshape(-1, 9).T
+    difference = first.shift_xyz[:, None] - second.shift_xyz[None]
+    shift_part: FloatArray = np.einsum("abi,abi->ab", difference, difference)
+    return np.maximum(rotation_part, 0.0) + translation_weight * shift_part
+
+
+def random_rotations(n_rotations: int, rng: np.random.Generator) -> FloatArray:
+    """Return ZYZ angles (n, 3) in rad, uniform over rotations (Haar measure)."""
+    angles = rng.uniform(0.0, 1.0, (n_rotations, 3))
+    return np.stack(
+        [
+            2 * np.pi * angles[:, 0],
+            np.arccos(1.0 - 2.0 * angles[:, 1]),
+            2 * np.pi * angles[:, 2],
+        ],
+        axis=-1,
+    )
+
+
+def relion_angles_deg(transforms: RigidTransforms) -> FloatArray:
+    """Return (rot, tilt, psi) in deg, (M, 3): RELION turns the particle onto the reference."""
+    return np.rad2deg(matrix_to_euler(np.swapaxes(transforms.rotation, 1, 2)))
+
+
+def relion_origin_angst(transforms: RigidTransforms, voxel_size_angst: float) -> FloatArray:
+    """Return rlnOriginX/Y/ZAngst, (M, 3): the particle's centre is at -origin in its box."""
+    return -transforms.shift_xyz * voxel_size_angst
+
+
+def from_relion(
+    angles_deg: FloatArray, origin_angst: FloatArray, voxel_size_angst: float
+) -> RigidTransforms:
+    """Return the poses of RELION's (rot, tilt, psi) in deg and origins in angstrom, (M, 3) each."""
+    rotation = np.swapaxes(euler_to_matrix(np.deg2rad(np.atleast_2d(angles_deg))), 1, 2)
+    return RigidTransforms.from_rotation(
+        rotation, -np.atleast_2d(np.asarray(origin_angst, float)) / voxel_size_angst
+    )
+
+
+def scipion_matrices(transforms: RigidTransforms) -> FloatArray:
+    """Return Scipion's 4x4 matrices (M, 4, 4): the inverse of [R | t], subtomogram to average."""
+    matrices = np.tile(np.eye(4), (len(transforms), 1, 1))
+    inverse = invert(transforms)
+    matrices[:, :3, :3], matrices[:, :3, 3] = inverse.rotation, inverse.shift_xyz
+    return matrices
+
+
+def from_scipion_matrices(matrices: FloatArray) -> RigidTransforms:
+    """Return the poses of Scipion's matrices (M, 4, 4)."""
+    matrices = np.asarray(matrices, float).reshape(-1, 4, 4)
+    return invert(RigidTransforms.from_rotation(matrices[:, :3, :3], matrices[:, :3, 3]))

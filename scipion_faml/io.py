@@ -1,0 +1,392 @@
+"""Files: MRC volumes, STAR particle tables, and sources of subtomograms over them.
+
+Everything is written under a temporary name and renamed, so a reader never meets half a file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import mrcfile
+import numpy as np
+import pandas as pd
+import starfile
+
+from scipion_faml.geometry import (
+    RigidTransforms,
+    from_relion,
+    relion_angles_deg,
+    relion_origin_angst,
+)
+from scipion_faml.types import FloatArray, IntArray
+from scipion_faml.volume import check_cube, check_volume
+from scipion_faml.wedge import MissingWedge
+
+ANGLES = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
+ORIGINS = ["rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginZAngst"]
+COORDINATES = ["rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ"]
+VOXEL_SIZE_TOLERANCE = 0.01  # relative: headers store float32 and pixel sizes are quoted rounded
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; rename it to `path` when the block ends without error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------------------------- MRC volumes
+def write_volume(path: Path | str, volume: FloatArray, voxel_size_angst: float) -> None:
+    """Write `volume` [z, y, x] as float32 MRC (a volume, ISPG 1) with its voxel size (angstrom)."""
+    with replacing(path) as temporary, mrcfile.new(temporary, overwrite=True) as mrc:
+        mrc.set_data(np.ascontiguousarray(volume, dtype=np.float32))
+        mrc.set_volume()
+        mrc.voxel_size = voxel_size_angst
+
+
+@contextmanager
+def _open_mrc(path: Path | str, header_only: bool = False) -> Iterator[mrcfile.mrcfile.MrcFile]:
+    """Open an MRC file (also .gz, .bz2) for reading; every fault names the file."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        mrc = mrcfile.open(path, mode="r", header_only=header_only)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is not a readable MRC file ({error}): copy it again") from error
+    with mrc:
+        yield mrc
+
+
+def read_header(path: Path | str) -> tuple[tuple[int, int, int], float]:
+    """Return the shape (z, y, x) and the voxel size (angstrom; 0 when unset) of an MRC file."""
+    with _open_mrc(path, header_only=True) as mrc:
+        header = mrc.header
+        return (int(header.nz), int(header.ny), int(header.nx)), float(mrc.voxel_size.x)
+
+
+def read_volume(path: Path | str) -> tuple[FloatArray, float]:
+    """Return an MRC volume [z, y, x] as float32 and its voxel size (angstrom; 0 when unset).
+
+    Raises
+    ------
+    OSError, ValueError
+        If the file is missing, truncated or no MRC, or if the volume has NaN or is constant.
+    """
+    with _open_mrc(path) as mrc:
+        return check_volume(np.array(mrc.data), str(path)), float(mrc.voxel_size.x)
+
+
+def read_cube(path: Path | str) -> tuple[FloatArray, float]:
+    """Return `read_volume(path)` after checking that the volume is a cube."""
+    volume, voxel_size_angst = read_volume(path)
+    return check_cube(volume, str(path)), voxel_size_angst
+
+
+def read_weight(path: Path | str) -> FloatArray:
+    """Return a 3-D weight volume (n^3, DC at voxel n // 2) as (n, n, n // 2 + 1) float32.
+
+    Raises
+    ------
+    ValueError
+        If it is not a cube or has values outside [0, 1].
+    """
+    volume = read_cube(path)[0]
+    if volume.min() < 0.0 or volume.max() > 1.0 + 1e-5:
+        raise ValueError(
+            f"{path} holds weights from {volume.min():g} to {volume.max():g}: they must lie in [0, 1]"
+        )
+    n = volume.shape[0]
+    return np.ascontiguousarray(np.fft.ifftshift(volume)[:, :, : n // 2 + 1])
+
+
+def write_weight(path: Path | str, weight: FloatArray, voxel_size_angst: float) -> None:
+    """Write weights (n, n, n // 2 + 1) as the whole centred volume n^3 that `read_weight` reads."""
+    n = weight.shape[0]
+    full = np.empty((n, n, n), dtype=np.float32)
+    full[:, :, : n // 2 + 1] = weight
+    # Friedel: w(-k) = w(k), and index -k of a length-n axis is (n - k) % n.
+    minus = (-np.arange(n)) % n
+    for kx in range(n // 2 + 1, n):
+        full[:, :, kx] = weight[minus][:, minus][:, :, n - kx]
+    write_volume(path, np.fft.fftshift(full), voxel_size_angst)
+
+
+# ---------------------------------------------------------------------------------- STAR tables
+@dataclass(frozen=True, eq=False)
+class ParticleTable:
+    """RELION-style particles: a row each, and the optics groups. Image paths are absolute here."""
+
+    rows: pd.DataFrame
+    optics: pd.DataFrame = field(default_factory=pd.DataFrame)
+    other_blocks: dict[str, pd.DataFrame | dict[str, object]] = field(default_factory=dict)
+    path: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def _of_optics(self, column: str) -> pd.Series | None:
+        """Column of the particle rows, or of the optics groups spread over the particles."""
+        if column in self.rows:
+            return self.rows[column]
+        if column not in self.optics:
+            return None
+        if "rlnOpticsGroup" not in self.rows or "rlnOpticsGroup" not in self.optics:
+            return pd.Series(self.optics[column].iloc[0], index=self.rows.index)
+        by_group = self.optics.set_index("rlnOpticsGroup")[column]
+        return self.rows["rlnOpticsGroup"].map(by_group)
+
+    @property
+    def voxel_size_angst(self) -> float:
+        """The voxel size of all particles (angstrom)."""
+        sizes = self._of_optics("rlnImagePixelSize")
+        if sizes is None or sizes.isna().any():
+            raise ValueError(f"{self.path}: rlnImagePixelSize is missing: add it to data_optics")
+        low, high = float(sizes.min()), float(sizes.max())
+        if low <= 0:
+            raise ValueError(f"{self.path}: rlnImagePixelSize is {low:g}: give it in angstrom")
+        if high > low * (1 + VOXEL_SIZE_TOLERANCE):
+            raise ValueError(
+                f"{self.path}: voxel sizes of {low:g} and {high:g} A in one set: re-extract one of them"
+            )
+        return low
+
+    @property
+    def tomogram_names(self) -> list[str]:
+        """rlnTomoName of every particle ('' where the column is missing)."""
+        if "rlnTomoName" not in self.rows:
+            return [""] * len(self)
+        return [str(name) for name in self.rows["rlnTomoName"]]
+
+    @property
+    def class_index(self) -> IntArray:
+        """Class of every particle from 0 (rlnClassNumber - 1)."""
+        self.require("rlnClassNumber")
+        return np.asarray(self.rows["rlnClassNumber"].to_numpy(), dtype=np.intp) - 1
+
+    def require(self, *columns: str) -> None:
+        """Raise a ValueError naming the first of `columns` that the rows lack."""
+        for column in columns:
+            if column not in self.rows:
+                raise ValueError(f"{self.path}: column {column} is missing")
+
+    @property
+    def poses(self) -> RigidTransforms:
+        """The poses in rlnAngle* and rlnOrigin*Angst (origins default to 0)."""
+        self.require(*ANGLES)
+        origins = np.zeros((len(self), 3))
+        if set(ORIGINS) <= set(self.rows.columns):
+            origins = self.rows[ORIGINS].to_numpy(dtype=float)
+        return from_relion(self.rows[ANGLES].to_numpy(dtype=float), origins, self.voxel_size_angst)
+
+    def with_columns(self, **columns: object) -> ParticleTable:
+        """Return the table with columns added or replaced; all others stay."""
+        return replace(self, rows=self.rows.assign(**columns))
+
+    def with_poses(self, poses: RigidTransforms) -> ParticleTable:
+        """Return the table with `poses` in rlnAngle* and rlnOrigin*Angst."""
+        angles = relion_angles_deg(poses)
+        origins = relion_origin_angst(poses, self.voxel_size_angst)
+        columns = dict(zip(ANGLES, angles.T, strict=True))
+        return self.with_columns(**columns, **dict(zip(ORIGINS, origins.T, strict=True)))
+
+    def without_poses(self) -> ParticleTable:
+        """Return the table without angles, origins and classes."""
+        drop = [c for c in (*ANGLES, *ORIGINS, "rlnClassNumber") if c in self.rows]
+        return replace(self, rows=self.rows.drop(columns=drop))
+
+
+PATH_COLUMNS = ("rlnImageName", "rlnCtfImage")
+
+
+def read_particles(path: Path | str) -> ParticleTable:
+    """Return the particles of a STAR file; every column is kept.
+
+    Image names are taken relative to the STAR file's folder, or where they are not found there,
+    to the working folder (RELION's habit).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        blocks = starfile.read(path, always_dict=True)
+    except Exception as error:  # starfile lets pandas' and its own errors through
+        raise ValueError(f"{path} is not a readable STAR file ({error})") from error
+    rows = blocks.pop("particles", None)
+    if rows is None and len(blocks) == 1 and isinstance(next(iter(blocks.values())), pd.DataFrame):
+        rows = blocks.popitem()[1]
+    if isinstance(rows, dict):  # a block without loop_ holds one particle
+        rows = pd.DataFrame([rows])
+    if not isinstance(rows, pd.DataFrame) or rows.empty:
+        raise ValueError(f"{path} holds no particles: a data_particles block is needed")
+    optics = blocks.pop("optics", pd.DataFrame())
+    if isinstance(optics, dict):
+        optics = pd.DataFrame([optics])
+    rows = rows.copy()
+    for column in PATH_COLUMNS:
+        if column in rows:
+            rows[column] = [_resolve(str(name), path.parent) for name in rows[column]]
+    return ParticleTable(rows, optics, blocks, path)
+
+
+def _resolve(name: str, folder: Path) -> str:
+    """Absolute path of an image named in a STAR file that lies in `folder`."""
+    beside = (folder / name).resolve()
+    here = Path(name).resolve()
+    return str(here if here.exists() and not beside.exists() else beside)
+
+
+def write_particles(path: Path | str, table: ParticleTable) -> None:
+    """Write a particle table; image names become relative to the STAR file's folder."""
+    path = Path(path)
+    folder = path.resolve().parent
+    rows = table.rows.copy()
+    for column in PATH_COLUMNS:
+        if column in rows:
+            rows[column] = [os.path.relpath(name, folder) for name in rows[column]]
+    blocks: dict[str, object] = {"optics": table.optics} if len(table.optics) else {}
+    with replacing(path) as temporary:
+        starfile.write({**blocks, **table.other_blocks, "particles": rows}, temporary)
+
+
+def optics_table(voxel_size_angst: float, n: int, wedges: Sequence[MissingWedge]) -> pd.DataFrame:
+    """Return a data_optics block: a group for each wedge, numbered from 1."""
+    return pd.DataFrame(
+        {
+            "rlnOpticsGroup": np.arange(1, len(wedges) + 1),
+            "rlnOpticsGroupName": [f"opticsGroup{g + 1}" for g in range(len(wedges))],
+            "rlnImagePixelSize": float(voxel_size_angst),
+            "rlnImageSize": n,
+            "rlnImageDimensionality": 3,
+            "famlTiltMin": [w.tilt_min_deg for w in wedges],
+            "famlTiltMax": [w.tilt_max_deg for w in wedges],
+        }
+    )
+
+
+# ---------------------------------------------------------------------------------- subtomograms
+@dataclass(frozen=True, eq=False)
+class Particle:
+    """One subtomogram: what one E-step task needs."""
+
+    index: int
+    volume: FloatArray  # (n, n, n) float32
+    wedge: FloatArray  # (n, n, n // 2 + 1) float32 in [0, 1]: 1 measured, 0 missing
+
+
+class SubtomogramSource(Protocol):
+    """A sequence of particles of one box and voxel size; a worker reads its own."""
+
+    @property
+    def n(self) -> int: ...
+
+    @property
+    def voxel_size_angst(self) -> float: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Particle: ...
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySource:
+    """Particles held in memory; `wedges` is one for all, or one each (MissingWedge or weights)."""
+
+    volumes: FloatArray  # (N, n, n, n)
+    wedges: MissingWedge | Sequence[MissingWedge | FloatArray]
+    voxel_size_angst: float = 1.0
+
+    @property
+    def n(self) -> int:
+        """Box size (voxels)."""
+        return int(self.volumes.shape[-1])
+
+    def __len__(self) -> int:
+        return len(self.volumes)
+
+    def __getitem__(self, index: int) -> Particle:
+        wedge = self.wedges if isinstance(self.wedges, MissingWedge) else self.wedges[index]
+        weight = wedge.mask(self.n) if isinstance(wedge, MissingWedge) else wedge
+        volume = check_cube(self.volumes[index], f"subtomogram {index + 1}")
+        return Particle(index, volume, weight)
+
+
+@dataclass(frozen=True, eq=False)
+class FileSource:
+    """Particles in MRC files, read when asked for. Build it with `open_source`."""
+
+    paths: Sequence[str]
+    wedges: Sequence[MissingWedge | str]  # a tilt range, or the file of a 3-D weight volume
+    n: int
+    voxel_size_angst: float
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Particle:
+        volume = read_cube(self.paths[index])[0]
+        if volume.shape[0] != self.n:
+            raise ValueError(f"{self.paths[index]} has a box of {volume.shape[0]}, the set {self.n}")
+        wedge = self.wedges[index]
+        weight = wedge.mask(self.n) if isinstance(wedge, MissingWedge) else read_weight(wedge)
+        if weight.shape[0] != self.n:
+            raise ValueError(f"{wedge} has a box of {weight.shape[0]}, its particle {self.n}")
+        return Particle(index, volume, weight)
+
+
+def open_source(table: ParticleTable) -> FileSource:
+    """Return the subtomograms of a table after checking every header and tilt range.
+
+    Raises
+    ------
+    OSError, ValueError
+        If an image is missing or damaged, box or voxel sizes differ, or a tilt range is missing.
+    """
+    table.require("rlnImageName")
+    voxel_size_angst = table.voxel_size_angst
+    paths = [str(name) for name in table.rows["rlnImageName"]]
+    n = _common_box(paths, voxel_size_angst)
+    return FileSource(paths, _wedges(table), n, voxel_size_angst)
+
+
+def _common_box(paths: Sequence[str], voxel_size_angst: float) -> int:
+    """Box size of all files; their headers must agree with it and with the voxel size."""
+    n = 0
+    for number, path in enumerate(paths, 1):
+        shape, voxel_size = read_header(path)
+        if len(set(shape)) != 1:
+            raise ValueError(f"subtomogram {number}, {path}, has shape {shape}, a cube is needed")
+        n = n or shape[0]
+        if shape[0] != n:
+            raise ValueError(
+                f"subtomogram {number}, {path}, has a box of {shape[0]}, the set {n}: re-extract it"
+            )
+        if voxel_size > 0 and abs(voxel_size / voxel_size_angst - 1) > VOXEL_SIZE_TOLERANCE:
+            raise ValueError(
+                f"subtomogram {number}, {path}, has voxel size {voxel_size:g} A, "
+                f"the set {voxel_size_angst:g} A: re-extract it"
+            )
+    return n
+
+
+def _wedges(table: ParticleTable) -> list[MissingWedge | str]:
+    """Tilt range, or else weight volume, of every particle."""
+    if "rlnCtfImage" in table.rows:
+        return [str(name) for name in table.rows["rlnCtfImage"]]
+    low, high = table._of_optics("famlTiltMin"), table._of_optics("famlTiltMax")
+    if low is None or high is None or low.isna().any() or high.isna().any():
+        raise ValueError(
+            f"{table.path}: no tilt range: add famlTiltMin and famlTiltMax (deg) to data_optics, "
+            "or rlnCtfImage to the particles"
+        )
+    return [MissingWedge(float(a), float(b)) for a, b in zip(low, high, strict=True)]

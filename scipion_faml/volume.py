@@ -1,0 +1,110 @@
+"""Real-space volumes: index order [z, y, x], centre at voxel n // 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+from scipy import ndimage
+
+from scipion_faml.geometry import RigidTransforms
+from scipion_faml.types import FloatArray
+
+
+def check_volume(volume: FloatArray, name: str) -> FloatArray:
+    """Return `volume` as float32 after checking it; `name` says in errors which one is wrong.
+
+    Raises
+    ------
+    ValueError
+        If it is not three-dimensional, holds NaN or infinities, or is constant.
+    """
+    if volume.ndim != 3:
+        raise ValueError(f"{name} has {volume.ndim} dimensions, 3 are needed")
+    if not np.isfinite(volume).all():
+        n_bad = int((~np.isfinite(volume)).sum())
+        raise ValueError(f"{name} holds {n_bad} voxels that are NaN or infinite: exclude it")
+    if volume.min() == volume.max():
+        raise ValueError(f"{name} is constant ({float(volume.flat[0]):g}): exclude it")
+    return np.ascontiguousarray(volume, dtype=np.float32)
+
+
+def check_cube(volume: FloatArray, name: str) -> FloatArray:
+    """Return `volume` as float32 after `check_volume` and checking that it is a cube."""
+    if volume.ndim == 3 and len(set(volume.shape)) != 1:
+        raise ValueError(f"{name} has shape {volume.shape} (z, y, x), a cube is needed")
+    return check_volume(volume, name)
+
+
+@lru_cache(maxsize=8)
+def squared_radius(n: int) -> FloatArray:
+    """Return r^2 from voxel n // 2, (n, n, n) float32, read-only."""
+    axis = (np.arange(n) - n // 2).astype(np.float32) ** 2
+    grid: FloatArray = axis[:, None, None] + axis[None, :, None] + axis[None, None, :]
+    grid.flags.writeable = False
+    return grid
+
+
+@lru_cache(maxsize=16)
+def soft_sphere(n: int, radius: float, edge: float = 3.0) -> FloatArray:
+    """Return a mask (n, n, n) float32 in [0, 1]: 1 inside `radius` voxels, cosine edge outside it."""
+    distance = np.sqrt(squared_radius(n))
+    phase = np.clip((distance - radius) / max(edge, 1e-6), 0.0, 1.0)
+    mask: FloatArray = (0.5 + 0.5 * np.cos(np.pi * phase)).astype(np.float32)
+    mask.flags.writeable = False
+    return mask
+
+
+def inscribed_sphere(n: int) -> FloatArray:
+    """Return the soft mask of the ball that stays inside the box under every rotation."""
+    return soft_sphere(n, n / 2 - 3.0, 3.0)
+
+
+def standardise(volume: FloatArray, mask: FloatArray | None = None) -> FloatArray:
+    """Return `volume` with mean 0 and standard deviation 1, measured where `mask` is positive."""
+    values = volume if mask is None else volume[mask > 0]
+    spread = float(values.std(dtype=np.float64))
+    if spread == 0.0:
+        raise ValueError("a constant volume cannot be standardised")
+    scaled: FloatArray = ((volume - values.mean(dtype=np.float64)) / spread).astype(np.float32)
+    return scaled
+
+
+def move_volume(volume: FloatArray, transforms: RigidTransforms, order: int = 3) -> FloatArray:
+    """Return R_phi volume: rotated about voxel n // 2, then shifted, by the first pose (spline)."""
+    rotation = transforms.rotation[0]
+    centre = np.array([s // 2 for s in volume.shape], dtype=float)  # z, y, x
+    inverse_zyx = rotation.T[::-1, ::-1]
+    offset = centre - inverse_zyx @ (centre + transforms.shift_xyz[0, ::-1])
+    moved: FloatArray = ndimage.affine_transform(
+        np.asarray(volume, dtype=np.float32), inverse_zyx, offset, order=order, mode="constant"
+    )
+    return moved
+
+
+def crop_or_pad(volume: FloatArray, shape: tuple[int, int, int], fill: float = 0.0) -> FloatArray:
+    """Return `volume` in a box of `shape`, centre on centre (voxel n // 2 of every axis)."""
+    out = np.full(shape, fill, dtype=volume.dtype)
+    source, target = [], []
+    for old, new in zip(volume.shape, shape, strict=True):
+        start = old // 2 - new // 2
+        low, high = max(start, 0), min(start + new, old)
+        source.append(slice(low, high))
+        target.append(slice(low - start, high - start))
+    out[tuple(target)] = volume[tuple(source)]
+    return out
+
+
+def iter_tiles(
+    shape: tuple[int, int, int], tile: int, overlap: int
+) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+    """Yield (padded, core) slices: the cores tile `shape`, each padded by `overlap` inside it."""
+    steps = [range(0, size, tile) for size in shape]
+    for starts in ((z, y, x) for z in steps[0] for y in steps[1] for x in steps[2]):
+        core = tuple(slice(s, min(s + tile, n)) for s, n in zip(starts, shape, strict=True))
+        padded = tuple(
+            slice(max(c.start - overlap, 0), min(c.stop + overlap, n))
+            for c, n in zip(core, shape, strict=True)
+        )
+        yield padded, core

@@ -1,0 +1,58 @@
+"""The missing wedge: which Fourier samples a tilt series has measured.
+
+Tilt axis y, beam z. A specimen tilted by theta is seen as Ry(theta) r projected along z, so its
+projection measures the plane through y and (cos theta, 0, sin theta): the sample (kx, ky, kz) is
+measured when atan2(kz, kx), folded into (-90, 90] deg, lies between the extreme tilts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from scipion_faml.fourier import frequencies
+from scipion_faml.types import FloatArray
+
+
+@dataclass(frozen=True)
+class MissingWedge:
+    """The tilt range of a tomogram (deg); tilt axis y, beam z. Equal ranges share their masks."""
+
+    tilt_min_deg: float
+    tilt_max_deg: float
+
+    def __post_init__(self) -> None:
+        low, high = self.tilt_min_deg, self.tilt_max_deg
+        if not (np.isfinite(low) and np.isfinite(high) and -90.0 <= low < high <= 90.0):
+            raise ValueError(
+                f"tilt range {low:g} to {high:g} deg is not possible: give the smallest and the "
+                "largest tilt of the series, for example -60 and 60"
+            )
+
+    def mask(self, n: int) -> FloatArray:
+        """Return the wedge as weights (n, n, n // 2 + 1) float32: 1 measured, 0 missing, read-only."""
+        return _wedge_mask(self.tilt_min_deg, self.tilt_max_deg, n)
+
+
+@lru_cache(maxsize=32)
+def _wedge_mask(tilt_min_deg: float, tilt_max_deg: float, n: int) -> FloatArray:
+    kz, _, kx = frequencies(n)
+    # kx >= 0 on the half spectrum, so the angle already lies in [-90, 90] deg. A column of the
+    # tilt axis (kx = kz = 0) is measured by every image; +90 and -90 deg are the same plane.
+    angle = np.rad2deg(np.arctan2(kz, kx))
+    tolerance = 1e-6
+    measured = (angle >= tilt_min_deg - tolerance) & (angle <= tilt_max_deg + tolerance)
+    if tilt_min_deg <= -90.0 + tolerance or tilt_max_deg >= 90.0 - tolerance:
+        measured = measured | (kx == 0)
+    measured = measured | ((kx == 0) & (kz == 0))
+    # An even box holds its Nyquist frequency once, for both signs: measured if either is.
+    if n % 2 == 0:
+        mirrored = np.rad2deg(np.arctan2(-kz, kx))
+        either = (mirrored >= tilt_min_deg - tolerance) & (mirrored <= tilt_max_deg + tolerance)
+        on_nyquist = (kx == n // 2) | (kz == -(n // 2))
+        measured = measured | (either & on_nyquist)
+    mask: FloatArray = np.broadcast_to(measured, (n, n, n // 2 + 1)).astype(np.float32)
+    mask.flags.writeable = False
+    return mask

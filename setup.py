@@ -1,0 +1,37 @@
+"""Build of scipion-em-faml: three top-level folders are mapped into the scipion_faml namespace.
+
+docs/decisions/0001-literal-layout.md tells why, and which traps the explicit lists below avoid.
+"""
+
+from setuptools import Extension, setup
+
+KERNELS = ["_interpolate", "_so3", "_peaks", "_residual"]
+
+setup(
+    package_dir={
+        "scipion_faml": "scipion_faml",
+        "scipion_faml.protocols": "protocols",
+        "scipion_faml.viewers": "viewers",
+        "scipion_faml.cython_ext": "cython_ext",
+    },
+    packages=[
+        "scipion_faml",
+        "scipion_faml.cli",
+        "scipion_faml.datasets",
+        "scipion_faml.evaluation",
+        "scipion_faml.picking",
+        "scipion_faml.simulation",
+        "scipion_faml.protocols",
+        "scipion_faml.viewers",
+        "scipion_faml.cython_ext",
+    ],
+    # Bare Extensions: cythonize() would drop the .pyx files from the sdist.
+    ext_modules=[
+        Extension(
+            f"scipion_faml.cython_ext.{name}",
+            [f"cython_ext/{name}.pyx"],
+            extra_compile_args=["-O3", "-ffp-contract=off"],
+        )
+        for name in KERNELS
+    ],
+)
