@@ -53,6 +53,6 @@ def _wedge_mask(tilt_min_deg: float, tilt_max_deg: float, n: int) -> FloatArray:
         either = (mirrored >= tilt_min_deg - tolerance) & (mirrored <= tilt_max_deg + tolerance)
         on_nyquist = (kx == n // 2) | (kz == -(n // 2))
         measured = measured | (either & on_nyquist)
-    mask: FloatArray = np.broadcast_to(measured, (n, n, n // 2 + 1)).astype(np.float32)
+    mask = np.ascontiguousarray(np.broadcast_to(measured, (n, n, n // 2 + 1)), dtype=np.float32)
     mask.flags.writeable = False
     return mask

@@ -1,0 +1,321 @@
+"""Fast alignment: candidate poses of a subtomogram against an average (Eq. 1-2, Section 2.1).
+
+With weights w in [0, 1] (the paper's are 0 or 1, so that w^2 = w) the score of a pose is
+
+    c = sum_j w_j X_j conj((R_phi A)_j) / sqrt(sum_j w_j |(R_phi A)_j|^2),
+
+and its bound over all shifts replaces X and A by their magnitudes: a fraction of two rotational
+correlations, evaluated on all rotations at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from scipy import fft
+
+from scipion_faml.cython_ext import _interpolate, _peaks, _residual
+from scipion_faml.fourier import OVERSAMPLING, SampleSet, oversampled_spectrum, spectrum
+from scipion_faml.geometry import (
+    RigidTransforms,
+    euler_to_matrix,
+    rotation_angle_deg,
+)
+from scipion_faml.harmonics import (
+    Coefficients,
+    ShellPlan,
+    grid_euler_zyz,
+    harmonic_coefficients,
+    rotational_correlation,
+)
+from scipion_faml.types import BoolArray, ComplexArray, FloatArray, IntArray
+from scipion_faml.volume import inscribed_sphere
+
+IDENTITY = np.eye(3)
+MAX_CACHED_DENOMINATORS = 32
+
+
+def gather(half: ComplexArray, frequency_xyz: FloatArray, rotation: FloatArray) -> ComplexArray:
+    """Return an oversampled spectrum at rotation @ frequency, (J,) complex64."""
+    values = np.empty(len(frequency_xyz), dtype=np.complex64)
+    matrix = np.ascontiguousarray(OVERSAMPLING * rotation, dtype=np.float64)
+    _interpolate.gather_complex(half, frequency_xyz, matrix, values)
+    return values
+
+
+def gather_weight(weight: FloatArray, frequency_xyz: FloatArray, rotation: FloatArray) -> FloatArray:
+    """Return weights (n, n, n // 2 + 1) at rotation @ frequency, (J,) float32."""
+    values = np.empty(len(frequency_xyz), dtype=np.float32)
+    matrix = np.ascontiguousarray(rotation, dtype=np.float64)
+    _interpolate.gather_real(weight, frequency_xyz, matrix, values)
+    return values
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """One subtomogram as the method sees it. Build it with `observe`."""
+
+    index: int
+    samples: SampleSet
+    plan: ShellPlan
+    wedge: FloatArray  # (n, n, n // 2 + 1) float32 in [0, 1]
+    values: ComplexArray  # (J,) complex64, X at the samples
+    sample_weight: FloatArray  # (J,) float32, wedge times Hermitian multiplicity
+    oversampled: ComplexArray  # (2n, 2n, n + 1) complex64, of the inscribed ball
+
+    @cached_property
+    def power(self) -> float:
+        """sum_j w_j |X_j|^2."""
+        squared = np.abs(self.values).astype(np.float64) ** 2
+        return float(np.dot(squared, self.sample_weight))
+
+    @cached_property
+    def wedge_on_shells(self) -> FloatArray:
+        return gather_weight(self.wedge, self.plan.points_xyz, IDENTITY)
+
+    @cached_property
+    def magnitude_coefficients(self) -> Coefficients:
+        """Harmonics of p_0 = w |X| (Eq. 2)."""
+        magnitude = np.abs(gather(self.oversampled, self.plan.points_xyz, IDENTITY))
+        return harmonic_coefficients(self.wedge_on_shells * magnitude, self.plan)
+
+    @cached_property
+    def wedge_coefficients(self) -> Coefficients:
+        """Harmonics of p_1 = w (Eq. 2)."""
+        return harmonic_coefficients(self.wedge_on_shells, self.plan)
+
+
+def observe(
+    volume: FloatArray, wedge: FloatArray, samples: SampleSet, plan: ShellPlan, index: int = 0
+) -> Observation:
+    """Return a subtomogram (n, n, n) with its wedge (n, n, n // 2 + 1), ready for the E-step.
+
+    The spectrum that is turned (oversampled) is that of the inscribed ball: only this part of a
+    box is defined under every rotation. The likelihood compares the whole box.
+    """
+    n = samples.n
+    if volume.shape != (n, n, n) or wedge.shape != (n, n, n // 2 + 1):
+        raise ValueError(
+            f"subtomogram {index + 1}: volume {volume.shape} and wedge {wedge.shape} "
+            f"do not belong to a box of {n}"
+        )
+    weight = np.asarray(samples.take(wedge) * samples.multiplicity, dtype=np.float32)
+    if not weight.any():
+        raise ValueError(f"subtomogram {index + 1}: its wedge leaves no Fourier sample measured")
+    values = np.asarray(samples.take(spectrum(volume)), dtype=np.complex64)
+    oversampled = oversampled_spectrum(volume * inscribed_sphere(n))
+    return Observation(index, samples, plan, wedge, values, weight, oversampled)
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A class average, ready to be turned and correlated. Build it with `prepare_reference`."""
+
+    samples: SampleSet
+    plan: ShellPlan
+    oversampled: ComplexArray  # (2n, 2n, n + 1) complex64
+    magnitude_coefficients: Coefficients  # of |A|
+    power_coefficients: Coefficients  # of |A|^2
+    _denominators: dict[int, tuple[FloatArray, FloatArray]] = field(default_factory=dict)
+
+    def turned(self, rotation: FloatArray) -> ComplexArray:
+        """Return R A at the samples, (J,) complex64, for a rotation matrix."""
+        return gather(self.oversampled, self.samples.frequency_xyz, rotation.T)
+
+    def denominator(self, observation: Observation) -> FloatArray:
+        """Return c_1 of Eq. 2 on the SO(3) grid; particles that share a wedge share it."""
+        key = id(observation.wedge)
+        known = self._denominators.get(key)
+        if known is not None:
+            return known[1]
+        correlation = rotational_correlation(
+            observation.wedge_coefficients, self.power_coefficients, self.plan
+        )
+        # Truncating the series can push it to or below zero where little is measured.
+        highest = float(correlation.max())
+        denominator = np.sqrt(np.maximum(correlation, 1e-3 * highest))
+        if len(self._denominators) < MAX_CACHED_DENOMINATORS:
+            # The wedge is kept with the value: its id stays taken as long as the entry lives.
+            self._denominators[key] = (observation.wedge, denominator)
+        return denominator
+
+
+def prepare_reference(average: FloatArray, samples: SampleSet, plan: ShellPlan) -> Reference:
+    """Return the reference of a class average (n, n, n)."""
+    oversampled = oversampled_spectrum(average)
+    magnitude = np.abs(gather(oversampled, plan.points_xyz, IDENTITY))
+    return Reference(
+        samples,
+        plan,
+        oversampled,
+        harmonic_coefficients(magnitude, plan),
+        harmonic_coefficients(magnitude**2, plan),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Poses kept for one subtomogram, all classes together, and what the E-step needs of each."""
+
+    transforms: RigidTransforms  # M poses
+    class_index: IntArray  # (M,)
+    score: FloatArray  # (M,) Re c of Eq. 1
+    cross: FloatArray  # (M,) Re sum_j w_j X_j conj((R_phi A)_j)
+    model_power: FloatArray  # (M,) sum_j w_j |(R_phi A)_j|^2
+    voronoi_weight: FloatArray  # (M,)
+
+    def __len__(self) -> int:
+        return len(self.class_index)
+
+    def select(self, keep: BoolArray | IntArray) -> Candidates:
+        """Return the candidates at `keep`."""
+        return Candidates(
+            self.transforms[keep], self.class_index[keep], self.score[keep], self.cross[keep],
+            self.model_power[keep], self.voronoi_weight[keep],
+        )
+
+    @staticmethod
+    def concatenate(parts: list[Candidates]) -> Candidates:
+        """Return all candidates of `parts` in one table."""
+        return Candidates(
+            RigidTransforms.concatenate([p.transforms for p in parts]),
+            *(
+                np.concatenate([getattr(p, name) for p in parts])
+                for name in ("class_index", "score", "cross", "model_power", "voronoi_weight")
+            ),
+        )
+
+
+def magnitude_scores(observation: Observation, reference: Reference) -> FloatArray:
+    """Return the bound c of Eq. 2 on the SO(3) grid (axes alpha, gamma, beta)."""
+    numerator = rotational_correlation(
+        observation.magnitude_coefficients, reference.magnitude_coefficients, reference.plan
+    )
+    return np.ascontiguousarray(numerator / reference.denominator(observation), dtype=np.float32)
+
+
+def best_rotations(score: FloatArray, plan: ShellPlan, n_best: int) -> FloatArray:
+    """Return the ZYZ angles (M, 3) of the highest local maxima of a score on the SO(3) grid.
+
+    Maxima are refined within their cell by a parabola along each axis; of two closer than a grid
+    step the higher is kept (the grid crowds at the poles of beta).
+    """
+    marked = np.empty(score.shape, dtype=np.uint8)
+    _peaks.periodic_local_maxima(score, marked)
+    marked[:, :, plan.n_angles // 2 + 1 :] = 0  # the other half repeats every rotation
+    position = np.argwhere(marked)
+    height = score[marked.astype(bool)]
+    order = np.argsort(-height, kind="stable")[: 6 * n_best]
+    euler_zyz = grid_euler_zyz(_parabolic(score, position[order]), plan)
+    return euler_zyz[_separated(euler_to_matrix(euler_zyz), 360.0 / plan.n_angles, n_best)]
+
+
+def _parabolic(score: FloatArray, position: IntArray) -> FloatArray:
+    """Positions (M, 3) moved to the top of the parabola through three samples along each axis."""
+    refined = position.astype(float)
+    here = score[tuple(position.T)].astype(float)
+    for axis in range(3):
+        step = np.zeros(3, dtype=np.intp)
+        step[axis] = 1
+        below = score[tuple(((position - step) % score.shape).T)].astype(float)
+        above = score[tuple(((position + step) % score.shape).T)].astype(float)
+        curvature = below - 2.0 * here + above
+        offset = np.where(curvature < 0, 0.5 * (below - above) / np.minimum(curvature, -1e-30), 0.0)
+        refined[:, axis] += np.clip(offset, -0.5, 0.5)
+    return refined
+
+
+def _separated(rotation: FloatArray, min_angle_deg: float, n_best: int) -> IntArray:
+    """Indices of up to n_best rotations, in order, each at least min_angle_deg from those before."""
+    kept: list[int] = []
+    for m in range(len(rotation)):
+        if len(kept) == n_best:
+            break
+        if not kept or rotation_angle_deg(rotation[kept], rotation[m]).min() > min_angle_deg:
+            kept.append(m)
+    return np.array(kept, dtype=np.intp)
+
+
+def shift_ramp(n: int, shift_xyz: FloatArray) -> ComplexArray:
+    """Return exp(-2 pi i k t / n) for k = -(n // 2) .. n // 2 along each axis, (3, n | 1)."""
+    k = np.arange(-(n // 2), n // 2 + 1)
+    ramp: ComplexArray = np.exp(-2j * np.pi / n * np.outer(shift_xyz, k))
+    return ramp
+
+
+def best_shift(
+    observation: Observation, model: ComplexArray, max_shift: float
+) -> FloatArray:
+    """Return the shift (3,) in voxels that maximises the numerator of Eq. 1 for a turned average.
+
+    An inverse FFT gives it at whole voxels up to `max_shift` from the centre, a parabola between.
+    """
+    samples = observation.samples
+    n = samples.n
+    cross = samples.multiplicity  # float32: keeps the product complex64
+    cross = observation.values * model.conj() * (observation.sample_weight / cross)
+    score = fft.irfftn(samples.put(cross.astype(np.complex64)), (n, n, n))
+    reach = int(np.floor(min(max_shift, n // 2 - 1)))
+    offsets = np.arange(-reach, reach + 1)
+    window = score[np.ix_(offsets, offsets, offsets)]
+    distance = offsets[:, None, None] ** 2 + offsets[:, None] ** 2 + offsets**2
+    inside = np.where(distance <= max_shift**2, window, -np.inf)
+    peak = np.array(np.unravel_index(int(inside.argmax()), inside.shape)) - reach
+    return _parabolic(score, (peak % n)[None])[0, ::-1] + (peak - peak % n)[::-1]
+
+
+def score_pose(
+    observation: Observation, model: ComplexArray, shift_xyz: FloatArray
+) -> tuple[float, float]:
+    """Return Re <X, R_phi A>_w and |R_phi A|_w^2 for a turned average, then shifted."""
+    sums = np.empty(2)
+    _residual.cross_and_power(
+        model,
+        observation.values,
+        observation.sample_weight,
+        observation.samples.frequency_xyz,
+        shift_ramp(observation.samples.n, shift_xyz),
+        sums,
+    )
+    return float(sums[0]), float(sums[1])
+
+
+def score_rotations(
+    observation: Observation,
+    reference: Reference,
+    euler_zyz: FloatArray,
+    class_index: int,
+    max_shift: float,
+) -> Candidates:
+    """Return the rotations (M, 3) as candidates of one class, each with its best shift and score."""
+    shifts, sums = np.zeros((len(euler_zyz), 3)), np.zeros((len(euler_zyz), 2))
+    for m, rotation in enumerate(euler_to_matrix(euler_zyz)):
+        model = reference.turned(rotation)
+        shifts[m] = best_shift(observation, model, max_shift)
+        sums[m] = score_pose(observation, model, shifts[m])
+    cross, power = sums.T
+    score = cross / np.sqrt(np.maximum(power, np.finfo(float).tiny))
+    return Candidates(
+        RigidTransforms(euler_zyz.reshape(-1, 3), shifts),
+        np.full(len(euler_zyz), class_index, dtype=np.intp),
+        score, cross, power, np.full(len(euler_zyz), 1.0 / max(len(euler_zyz), 1)),
+    )
+
+
+def find_candidates(
+    observation: Observation,
+    reference: Reference,
+    class_index: int,
+    max_candidates: int,
+    max_shift: float,
+) -> Candidates:
+    """Return up to `max_candidates` poses of the subtomogram against one average (Section 2.1).
+
+    Rotations are the highest local maxima of the translation-invariant bound (Eq. 2); each gets
+    its best shift by FFT. Voronoi weights are equal until `voronoi_weights` sets them.
+    """
+    score = magnitude_scores(observation, reference)
+    rotations = best_rotations(score, reference.plan, max_candidates)
+    return score_rotations(observation, reference, rotations, class_index, max_shift)

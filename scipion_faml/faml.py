@@ -1,0 +1,393 @@
+"""The front door for scripts: iterations of FAML over a source of subtomograms (Algorithm 1).
+
+    for result in run(source, FamlConfig(n_classes=2), ThreadExecutor(4)):
+        print(result.state.iteration, result.log_likelihood)
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scipion_faml.align import (
+    Candidates,
+    Observation,
+    Reference,
+    observe,
+    prepare_reference,
+    score_pose,
+)
+from scipion_faml.em import (
+    Assignment,
+    AverageUpdate,
+    Posterior,
+    SufficientStatistics,
+    accumulate,
+    assign,
+    hard_assignment,
+    half_averages,
+    imputed_average,
+    m_step,
+    observed_average,
+    propose,
+    soft_posterior,
+)
+from scipion_faml.execution import Executor, SerialExecutor
+from scipion_faml.fourier import SampleSet, sample_set
+from scipion_faml.geometry import RigidTransforms, rotation_angle_deg
+from scipion_faml.harmonics import ShellPlan, shell_plan
+from scipion_faml.io import SubtomogramSource
+from scipion_faml.model import FamlConfig, ModelState, random_classes, starting_poses
+from scipion_faml.types import ComplexArray, FloatArray, IntArray
+
+logger = logging.getLogger(__name__)
+
+# What distinguishes the two methods: how candidates are weighted, and how averages are updated.
+METHOD_STEPS: dict[str, tuple[Posterior, AverageUpdate]] = {
+    "faml": (soft_posterior, imputed_average),
+    "fa": (hard_assignment, observed_average),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Assignments:
+    """The best class and pose of every particle, a row each."""
+
+    class_index: IntArray  # (N,)
+    poses: RigidTransforms  # N
+    responsibility: FloatArray  # (N,) of the best candidate
+    log_likelihood: FloatArray  # (N,)
+    class_posterior: FloatArray  # (N, K)
+
+    @staticmethod
+    def of(parts: Sequence[Assignment], n_classes: int) -> Assignments:
+        """Collect single particles' assignments."""
+        return Assignments(
+            np.array([a.class_index for a in parts], dtype=np.intp),
+            RigidTransforms.concatenate([a.pose for a in parts]),
+            np.array([a.responsibility[a.best] for a in parts]),
+            np.array([a.log_likelihood for a in parts]),
+            np.stack(
+                [np.bincount(a.candidates.class_index, a.responsibility, n_classes) for a in parts]
+            ),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class IterationResult:
+    """What one iteration gives."""
+
+    state: ModelState
+    assignments: Assignments
+    half_averages: FloatArray  # (2, K, n, n, n), even and odd particles
+    log_likelihood: float  # of the state before the iteration
+    pose_change_deg: float  # median; NaN in the first iteration
+    seconds: dict[str, float]  # total, and thread-seconds per stage
+
+    @property
+    def empty_classes(self) -> list[int]:
+        """Classes (from 0) whose weight is below one particle: they kept their average."""
+        n_particles = len(self.assignments.class_index)
+        return [int(k) for k in np.flatnonzero(self.state.alpha * n_particles < 1.0)]
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """The samples and shells that a box size and the settings define."""
+
+    samples: SampleSet
+    plan: ShellPlan
+
+    @staticmethod
+    def of(source: SubtomogramSource, config: FamlConfig) -> Geometry:
+        """Return the geometry of a source's box."""
+        if source.n < 8:
+            raise ValueError(f"the box of {source.n} voxels is too small: at least 8 are needed")
+        radius = config.max_radius_of(source.n, source.voxel_size_angst)
+        plan = shell_plan(config.bandwidth_of(source.n), radius)
+        return Geometry(sample_set(source.n, radius), plan)
+
+    def observe(self, source: SubtomogramSource, index: int) -> Observation:
+        """Read one particle."""
+        particle = source[index]
+        return observe(particle.volume, particle.wedge, self.samples, self.plan, index)
+
+    def references(self, averages: FloatArray) -> list[Reference]:
+        """Prepare class averages."""
+        return [prepare_reference(a, self.samples, self.plan) for a in averages]
+
+    def at_samples(self, references: Sequence[Reference]) -> list[ComplexArray]:
+        """Return the averages at the samples."""
+        return [r.turned(np.eye(3)) for r in references]
+
+
+def chunks(n_particles: int, chunk_size: int) -> list[range]:
+    """Return the particle indices in fixed chunks: what a worker does at a time."""
+    return [range(a, min(a + chunk_size, n_particles)) for a in range(0, n_particles, chunk_size)]
+
+
+ChunkResult = tuple[SufficientStatistics, list[Assignment], dict[str, float]]
+
+
+def reduce_chunks(
+    executor: Executor, function: Callable[[range], ChunkResult], items: Sequence[range],
+    on_progress: Callable[[int, int], None],
+) -> ChunkResult:
+    """Map `function` over chunks and add the results up in their order."""
+    total: SufficientStatistics | None = None
+    assignments: list[Assignment] = []
+    seconds: dict[str, float] = {}
+    for done, (statistics, part, spent) in enumerate(executor.map(function, items), 1):
+        total = statistics if total is None else total + statistics
+        assignments += part
+        seconds = {k: seconds.get(k, 0.0) + spent.get(k, 0.0) for k in {**seconds, **spent}}
+        on_progress(min(items[done - 1].stop, items[-1].stop), items[-1].stop)
+    if total is None:
+        raise ValueError("there is no particle")
+    return total, assignments, seconds
+
+
+def known_pose(
+    observation: Observation, reference: Reference | None, pose: RigidTransforms, class_index: int
+) -> Candidates:
+    """Return a given pose as the only candidate; its score needs a reference."""
+    cross, power = (
+        (0.0, 0.0)
+        if reference is None
+        else score_pose(observation, reference.turned(pose.rotation[0]), pose.shift_xyz[0])
+    )
+    score = cross / np.sqrt(power) if power > 0 else 0.0
+    one = np.ones(1)
+    return Candidates(
+        pose, np.array([class_index]), score * one, cross * one, power * one, one
+    )
+
+
+def ignore_progress(done: int, total: int) -> None:
+    """Report nothing."""
+
+
+def accumulate_known(
+    source: SubtomogramSource,
+    class_index: IntArray,
+    poses: RigidTransforms,
+    config: FamlConfig,
+    executor: Executor | None = None,
+    on_progress: Callable[[int, int], None] = ignore_progress,
+) -> SufficientStatistics:
+    """Return the statistics of particles whose class and pose are known."""
+    geometry = Geometry.of(source, config)
+
+    def work(chunk: range) -> ChunkResult:
+        statistics = SufficientStatistics.zero(config.n_classes, geometry.samples)
+        for i in chunk:
+            observation = geometry.observe(source, i)
+            candidates = known_pose(observation, None, poses[[i]], int(class_index[i]))
+            assignment = Assignment(i, candidates, np.ones(1), 0.0)
+            statistics = accumulate(statistics, observation, assignment)
+        return statistics, [], {}
+
+    items = chunks(len(source), config.chunk_size)
+    return reduce_chunks(executor or SerialExecutor(), work, items, on_progress)[0]
+
+
+def average_known(
+    source: SubtomogramSource,
+    class_index: IntArray,
+    poses: RigidTransforms,
+    config: FamlConfig,
+    executor: Executor | None = None,
+    on_progress: Callable[[int, int], None] = ignore_progress,
+) -> tuple[FloatArray, FloatArray]:
+    """Return weighted averages of particles with known classes and poses.
+
+    Returns
+    -------
+    averages : (K, n, n, n) float32
+        signal / coverage of each class.
+    half_averages : (2, K, n, n, n) float32
+        The same of even and odd particles.
+    """
+    statistics = accumulate_known(source, class_index, poses, config, executor, on_progress)
+    samples = Geometry.of(source, config).samples
+    n = source.n
+    blank = ModelState(
+        np.zeros((config.n_classes, n, n, n), dtype=np.float32),
+        np.full(config.n_classes, 1.0 / config.n_classes), 1.0, 1.0,
+    )
+    nothing = [np.zeros(len(samples), dtype=np.complex64)] * config.n_classes
+    state = m_step(statistics, blank, nothing, samples, observed_average)
+    return state.averages, half_averages(statistics, samples)
+
+
+def initial_state(
+    source: SubtomogramSource, config: FamlConfig, executor: Executor | None = None
+) -> ModelState:
+    """Return the starting Theta (Section 2.4).
+
+    Particles are divided evenly into K sets at random and averaged, unturned or turned at random;
+    alpha = 1/K; sigma^2 is the squared difference of one random particle and average, averaged over
+    what the particle measured; zeta is the box size.
+    """
+    classes = random_classes(len(source), config.n_classes, config.seed)
+    poses = starting_poses(len(source), config.start, config.seed)
+    averages, _ = average_known(source, classes, poses, config, executor)
+    geometry = Geometry.of(source, config)
+    rng = np.random.default_rng([config.seed, 0, len(source)])
+    observation = geometry.observe(source, int(rng.integers(len(source))))
+    average = averages[int(rng.integers(config.n_classes))]
+    difference = observation.values - geometry.at_samples(geometry.references(average[None]))[0]
+    weight = observation.sample_weight.astype(np.float64)
+    sigma_sq = float(weight @ (np.abs(difference).astype(np.float64) ** 2) / weight.sum())
+    alpha = np.full(config.n_classes, 1.0 / config.n_classes)
+    return ModelState(averages, alpha, float(np.sqrt(sigma_sq)), float(source.n))
+
+
+def state_from_references(
+    source: SubtomogramSource, averages: FloatArray, config: FamlConfig
+) -> ModelState:
+    """Return a starting Theta for references (K, n, n, n) that the user supplies.
+
+    A reference comes on its own scale; it is brought onto the particles' by matching the power per
+    sample above the noise, which the first particles show.
+    """
+    geometry = Geometry.of(source, config)
+    observations = [geometry.observe(source, i) for i in range(min(len(source), 16))]
+    noise = float(np.mean([o.power / o.sample_weight.sum(dtype=np.float64) for o in observations]))
+    references = geometry.references(averages)
+    scaled = []
+    for reference, average in zip(references, averages, strict=True):
+        gains = [_best_gain(o, reference, config) for o in observations]
+        scaled.append(average * max(float(np.median(gains)), 1e-6))
+    alpha = np.full(len(averages), 1.0 / len(averages))
+    stack = np.stack(scaled).astype(np.float32)
+    return ModelState(stack, alpha, float(np.sqrt(noise)), float(source.n))
+
+
+def _best_gain(observation: Observation, reference: Reference, config: FamlConfig) -> float:
+    """Least-squares scale of a reference at the particle's best candidate."""
+    candidates = propose(observation, [reference], config, 0)
+    best = int(np.argmax(candidates.score))
+    return float(candidates.cross[best] / candidates.model_power[best])
+
+
+def e_step_chunk(
+    chunk: range,
+    source: SubtomogramSource,
+    geometry: Geometry,
+    references: Sequence[Reference],
+    state: ModelState,
+    config: FamlConfig,
+) -> ChunkResult:
+    """Return statistics and assignments of the particles in `chunk`."""
+    statistics = SufficientStatistics.zero(config.n_classes, geometry.samples)
+    assignments = []
+    seconds = {"read": 0.0, "candidates": 0.0, "statistics": 0.0}
+    posterior, _ = METHOD_STEPS[config.method]
+    for i in chunk:
+        clock = [time.perf_counter()]
+        observation = geometry.observe(source, i)
+        clock.append(time.perf_counter())
+        candidates = propose(observation, references, config, state.iteration + 1)
+        clock.append(time.perf_counter())
+        assignment = assign(observation, candidates, state, posterior, config.min_responsibility)
+        statistics = accumulate(statistics, observation, assignment)
+        assignments.append(assignment)
+        clock.append(time.perf_counter())
+        for name, spent in zip(seconds, np.diff(clock), strict=True):
+            seconds[name] += float(spent)
+    return statistics, assignments, seconds
+
+
+def iterate(
+    source: SubtomogramSource,
+    state: ModelState,
+    config: FamlConfig,
+    executor: Executor | None = None,
+    previous: Assignments | None = None,
+    on_progress: Callable[[int, int], None] = ignore_progress,
+) -> IterationResult:
+    """Return the result of one iteration: E-step over all particles, then M-step."""
+    started = time.perf_counter()
+    geometry = Geometry.of(source, config)
+    references = geometry.references(state.averages)
+
+    def work(chunk: range) -> ChunkResult:
+        return e_step_chunk(chunk, source, geometry, references, state, config)
+
+    items = chunks(len(source), config.chunk_size)
+    statistics, parts, seconds = reduce_chunks(
+        executor or SerialExecutor(), work, items, on_progress
+    )
+    _, update = METHOD_STEPS[config.method]
+    current = geometry.at_samples(references)
+    new_state = m_step(statistics, state, current, geometry.samples, update)
+    assignments = Assignments.of(parts, config.n_classes)
+    halves = half_averages(statistics, geometry.samples)
+    seconds["total"] = time.perf_counter() - started
+    result = IterationResult(
+        new_state, assignments, halves, statistics.log_likelihood,
+        _pose_change_deg(previous, assignments), seconds,
+    )
+    _log(result)
+    return result
+
+
+def _pose_change_deg(before: Assignments | None, after: Assignments) -> float:
+    """Median angle between the best poses of two iterations (NaN without a first)."""
+    if before is None:
+        return float("nan")
+    return float(np.median(rotation_angle_deg(before.poses.rotation, after.poses.rotation)))
+
+
+def _log(result: IterationResult) -> None:
+    state = result.state
+    logger.info(
+        "iteration %d: log-likelihood %.6g, sigma %.4g, zeta %.3g voxels, alpha %s, "
+        "pose change %.2f deg, %.1f s",
+        state.iteration, result.log_likelihood, state.sigma, state.zeta,
+        np.array2string(state.alpha, precision=3), result.pose_change_deg, result.seconds["total"],
+    )
+    for k in result.empty_classes:
+        logger.warning(
+            "class %d holds less than one particle after iteration %d: it keeps its average; "
+            "try fewer classes or another seed", k + 1, state.iteration,
+        )
+
+
+def run(
+    source: SubtomogramSource,
+    config: FamlConfig,
+    executor: Executor | None = None,
+    start: ModelState | None = None,
+    previous: Assignments | None = None,
+    on_progress: Callable[[int, int], None] = ignore_progress,
+) -> Iterator[IterationResult]:
+    """Yield the result of every iteration up to config.n_iterations.
+
+    Parameters
+    ----------
+    source : SubtomogramSource
+    config : FamlConfig
+    executor : Executor
+        Where chunks of particles are worked on; the result does not depend on it.
+    start : ModelState
+        Theta to continue from (a checkpoint, references); by default `initial_state`.
+    previous : Assignments
+        Those of the iteration before, to report how far poses moved.
+
+    Raises
+    ------
+    ValueError
+        If there are too few particles, or a particle is damaged (it is named).
+    """
+    config.check_size(len(source))
+    state = initial_state(source, config, executor) if start is None else start
+    while state.iteration < config.n_iterations:
+        result = iterate(source, state, config, executor, previous, on_progress)
+        state, previous = result.state, result.assignments
+        yield result

@@ -1,0 +1,130 @@
+"""The model's parameters Theta, the settings of a run, and the starting point (Section 2.4)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+from scipion_faml.geometry import RigidTransforms, random_rotations
+from scipion_faml.types import FloatArray, IntArray
+
+METHODS = ("faml", "fa")
+STARTS = ("unturned", "turned")
+
+
+@dataclass(frozen=True)
+class FamlConfig:
+    """Settings of a run. None means: chosen from the box size (see the properties below)."""
+
+    n_classes: int = 1
+    n_iterations: int = 20
+    method: str = "faml"  # "faml": posteriors over candidates; "fa": the best candidate alone
+    start: str = "unturned"  # Section 2.4; "turned": each particle turned at random first
+    max_candidates: int = 50
+    max_shift: float | None = None  # voxels
+    bandwidth: int | None = None
+    low_pass_angst: float | None = None
+    n_voronoi_points: int = 10_000
+    translation_weight: float = 1.0  # alpha^trd of Eq. 5
+    min_responsibility: float = 1e-3  # smaller ones are set to 0
+    chunk_size: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("n_classes", "max_candidates", "n_voronoi_points", "chunk_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.n_iterations < 0 or self.seed < 0:
+            raise ValueError("n_iterations and seed must not be negative")
+        for name, known in (("method", METHODS), ("start", STARTS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: choose from {', '.join(known)}")
+        if self.max_shift is not None and self.max_shift < 0:
+            raise ValueError(f"max_shift is {self.max_shift:g} voxels: it must not be negative")
+        if self.bandwidth is not None and self.bandwidth < 4:
+            raise ValueError(f"bandwidth is {self.bandwidth}: it must be at least 4")
+        if self.low_pass_angst is not None and self.low_pass_angst <= 0:
+            raise ValueError(f"low_pass_angst is {self.low_pass_angst:g}: give it in angstrom")
+        if not 0 <= self.min_responsibility < 0.1:
+            raise ValueError("min_responsibility must lie in [0, 0.1)")
+
+    def check_size(self, n_particles: int) -> None:
+        """Raise a ValueError when there are too few particles for these settings."""
+        if n_particles < 2:
+            raise ValueError(f"{n_particles} particle: at least 2 are needed to average")
+        if self.n_classes > n_particles:
+            raise ValueError(
+                f"{self.n_classes} classes asked of {n_particles} particles: ask for fewer classes"
+            )
+
+    def max_shift_of(self, n: int) -> float:
+        """Largest shift searched (voxels): a sixth of the box unless set."""
+        return n / 6 if self.max_shift is None else min(self.max_shift, n / 2 - 1)
+
+    def bandwidth_of(self, n: int) -> int:
+        """Bandwidth of the rotational matching: 3/4 of the box, 8 to 32, unless set."""
+        return min(max(3 * n // 4, 8), 32) if self.bandwidth is None else self.bandwidth
+
+    def max_radius_of(self, n: int, voxel_size_angst: float) -> int:
+        """Largest |k| compared: just inside Nyquist, or the low-pass."""
+        nyquist = (n - 1) // 2
+        if self.low_pass_angst is None:
+            return nyquist
+        radius = int(n * voxel_size_angst / self.low_pass_angst)
+        if radius < 2:
+            raise ValueError(
+                f"low-pass {self.low_pass_angst:g} A leaves {radius} shells of a box of "
+                f"{n * voxel_size_angst:g} A: choose a smaller value"
+            )
+        return min(radius, nyquist)
+
+    def fingerprint(self) -> str:
+        """Return a hash of the settings that change results (not n_iterations)."""
+        settings = dataclasses.asdict(self)
+        del settings["n_iterations"]
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, eq=False)
+class ModelState:
+    """Theta after `iteration` iterations; an iteration returns a new one."""
+
+    averages: FloatArray  # (K, n, n, n) float32
+    alpha: FloatArray  # (K,) class priors
+    sigma: float  # noise s.d. of a Fourier sample
+    zeta: float  # s.d. of a shift component, voxels
+    iteration: int = 0
+
+    def __post_init__(self) -> None:
+        if self.averages.ndim != 4 or len(self.averages) != len(self.alpha):
+            raise ValueError(
+                f"averages {self.averages.shape} and alpha {self.alpha.shape} disagree"
+            )
+        if not (np.isfinite(self.averages).all() and np.isfinite(self.alpha).all()):
+            raise ValueError("averages or class priors are not finite")
+        if not (self.sigma > 0 and self.zeta > 0):
+            raise ValueError(f"sigma = {self.sigma:g} and zeta = {self.zeta:g} must be positive")
+
+    @property
+    def n_classes(self) -> int:
+        """K."""
+        return len(self.alpha)
+
+
+def random_classes(n_particles: int, n_classes: int, seed: int) -> IntArray:
+    """Return the class of each particle when divided evenly into K sets at random (Section 2.4)."""
+    classes = np.arange(n_particles) % n_classes
+    np.random.default_rng([seed, 0]).shuffle(classes)
+    return classes
+
+
+def starting_poses(n_particles: int, start: str, seed: int) -> RigidTransforms:
+    """Return the poses of the first averages: unturned (the paper), or turned at random."""
+    if start == "unturned":
+        return RigidTransforms.identity(n_particles)
+    angles = [random_rotations(1, np.random.default_rng([seed, 0, i])) for i in range(n_particles)]
+    return RigidTransforms(np.concatenate(angles), np.zeros((n_particles, 3)))
