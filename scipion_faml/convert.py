@@ -1,0 +1,422 @@
+"""Scipion objects <-> particle tables and poses: the only file that knows both conventions.
+
+Scipion's matrix M of a subtomogram or coordinate takes a point of the particle to the reference,
+r_ref = M r_part, about voxel n // 2, shifts in voxels of the set that holds it (for a coordinate:
+of its set). That is the inverse of a pose of ours, [R | t], which takes the average into the
+particle; `geometry.scipion_matrices` is the only formula. `convention=` arguments of tomo.objects
+are never used: its RELION conversion turns the shift twice.
+
+Positions are voxel indices of the tomogram (first voxel 0), x, y, z. Scipion stores them relative
+to the tomogram's origin (its centre dim / 2 unless set otherwise), in voxels of the coordinates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pwem.constants import NO_INDEX
+from pwem.emlib.image import ImageHandler
+from pwem.objects import FSC, Transform
+from pyworkflow.object import Float
+from tomo.constants import BOTTOM_LEFT_CORNER
+from tomo.objects import (
+    AverageSubTomogram,
+    Coordinate3D,
+    SetOfClassesSubTomograms,
+    SetOfCoordinates3D,
+    SetOfSubTomograms,
+    SetOfTomograms,
+    SubTomogram,
+    TomoAcquisition,
+    Tomogram,
+)
+
+from scipion_faml.geometry import RigidTransforms, from_scipion_matrices, scipion_matrices
+from scipion_faml.io import (
+    ANGLES,
+    COORDINATES,
+    ParticleTable,
+    optics_table,
+    read_header,
+    write_particles,
+)
+from scipion_faml.types import FloatArray
+from scipion_faml.wedge import MissingWedge
+
+# Column that leads from a row of a table back to the Scipion object it came from.
+ID_COLUMN = "famlScipionId"
+SCORE_COLUMN = "famlScore"
+PROBABILITY = "rlnMaxValueProbDistribution"
+LOG_LIKELIHOOD = "rlnLogLikeliContribution"
+MRC_SUFFIXES = {".mrc", ".map", ".rec", ".mrcs", ".ccp4"}
+IDENTITY = np.eye(4)
+
+
+# ------------------------------------------------------------------------------- tilt ranges
+def missing_wedge(acquisition: TomoAcquisition | None) -> MissingWedge | None:
+    """Return the tilt range of an acquisition, or None where it has none or 0 to 0 deg."""
+    if acquisition is None or not hasattr(acquisition, "getAngleMin"):
+        return None
+    low, high = acquisition.getAngleMin(), acquisition.getAngleMax()
+    if low is None or high is None or low == high == 0.0:
+        return None
+    return MissingWedge(float(low), float(high))
+
+
+def _wedge_of_item(item: SubTomogram, whole: SetOfSubTomograms) -> MissingWedge | None:
+    """Tilt range of one subtomogram: its own, else its set's, else its tomogram's."""
+    for acquisition in (item.getAcquisition(), whole.getAcquisition()):
+        wedge = missing_wedge(acquisition)
+        if wedge is not None:
+            return wedge
+    if whole.hasCoordinates3D() and item.hasCoordinate3D():
+        tomogram = whole.getTomogram(item)
+        if tomogram is not None:
+            return missing_wedge(tomogram.getAcquisition())
+    return None
+
+
+def tilt_range_of(images: SetOfSubTomograms | SetOfTomograms) -> MissingWedge | None:
+    """Return the tilt range of a set's first item (or of the set), for forms and messages."""
+    first = images.getFirstItem()
+    if isinstance(images, SetOfTomograms):
+        own = missing_wedge(first.getAcquisition()) if first is not None else None
+        return own or missing_wedge(images.getAcquisition())
+    return None if first is None else _wedge_of_item(first, images)
+
+
+# ---------------------------------------------------------------------------- subtomograms -> STAR
+def mrc_file(item: SubTomogram | Tomogram, converted: Path | str) -> str:
+    """Return the path of the item's volume as MRC; stacks and other formats become `converted`."""
+    index, name = item.getLocation()
+    name = name.removesuffix(":mrc").removesuffix(":mrcs")
+    if not Path(name).is_file():
+        raise FileNotFoundError(f"{name} does not exist")
+    in_stack = index not in (None, NO_INDEX) and not (index == 1 and _is_one_volume(name))
+    if Path(name).suffix.lower() in MRC_SUFFIXES and not in_stack:
+        return str(Path(name).resolve())
+    target = Path(converted)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _convert((index if in_stack else NO_INDEX, name), target, item.getSamplingRate())
+    except Exception as error:  # xmippLib raises its own exception type
+        where = f"volume {index} of {name}" if in_stack else name
+        raise ValueError(f"{where} cannot be converted to MRC ({error})") from error
+    return str(target.resolve())
+
+
+def _is_one_volume(name: str) -> bool:
+    """Whether an MRC file holds a single volume, so that index 1 means all of it."""
+    if Path(name).suffix.lower() not in MRC_SUFFIXES:
+        return False
+    (nz, ny, _), _ = read_header(name)
+    return nz == ny
+
+
+def _convert(location: tuple[int, str], target: Path, voxel_size_angst: float) -> None:
+    """Write one volume in any format Scipion reads as MRC with its voxel size."""
+    from scipion_faml.io import write_volume
+
+    image = ImageHandler().read(location)
+    data = np.squeeze(np.asarray(image.getData(), dtype=np.float32))
+    write_volume(target, data, voxel_size_angst)
+
+
+def particle_table(
+    images: SetOfSubTomograms | SetOfClassesSubTomograms,
+    converted_folder: Path | str,
+    tilt_range: MissingWedge | None = None,
+) -> ParticleTable:
+    """Return the particle table of a set of subtomograms (or of classes of them).
+
+    Parameters
+    ----------
+    images
+        Poses are written when the set is aligned, class numbers when the items have them.
+    converted_folder
+        Where volumes go that are no single MRC files; made only when needed.
+    tilt_range
+        Used for every particle instead of the acquisitions' angles.
+
+    Raises
+    ------
+    ValueError
+        If a particle has no tilt range or the set is empty.
+    """
+    items, whole = _items_of(images)
+    if not items:
+        raise ValueError("the set of subtomograms is empty")
+    voxel_size_angst = float(whole.getSamplingRate())
+    wedges = [tilt_range or _wedge_of_item(item, whole) for item in items]
+    _require_wedges(wedges, items)
+    rows = pd.DataFrame({
+        "rlnImageName": [
+            mrc_file(item, Path(converted_folder) / f"particle_{item.getObjId():06d}.mrc")
+            for item in items
+        ],
+        "rlnTomoName": [item.getVolName() or "" for item in items],
+        ID_COLUMN: [item.getObjId() for item in items],
+    })
+    rows = _with_positions(rows, items, whole)
+    groups = sorted({(w.tilt_min_deg, w.tilt_max_deg) for w in wedges if w})
+    rows["rlnOpticsGroup"] = [
+        groups.index((w.tilt_min_deg, w.tilt_max_deg)) + 1 for w in wedges if w
+    ]
+    if all(item.getClassId() for item in items):
+        rows["rlnClassNumber"] = [item.getClassId() for item in items]
+    box = int(whole.getDim()[0]) if whole.getDim() else read_header(rows["rlnImageName"][0])[0][0]
+    optics = optics_table(voxel_size_angst, box, [MissingWedge(*g) for g in groups])
+    table = ParticleTable(rows, optics)
+    matrices = np.array([matrix_of(item) for item in items])
+    if whole.hasAlignment3D() or not np.allclose(matrices, IDENTITY):
+        table = table.with_poses(from_scipion_matrices(matrices))
+    return table
+
+
+def write_particle_table(
+    images: SetOfSubTomograms | SetOfClassesSubTomograms, path: Path | str,
+    tilt_range: MissingWedge | None = None,
+) -> ParticleTable:
+    """Write the set as STAR file `path`; volumes that need it are converted beside it."""
+    table = particle_table(images, Path(path).parent / "converted", tilt_range)
+    write_particles(path, table)
+    return table
+
+
+def _items_of(
+    images: SetOfSubTomograms | SetOfClassesSubTomograms,
+) -> tuple[list[SubTomogram], SetOfSubTomograms]:
+    """All enabled items (cloned: Scipion's iterators reuse one object) and the set they are of."""
+    if isinstance(images, SetOfClassesSubTomograms):
+        items = []
+        for one_class in images.iterItems():
+            for item in one_class.iterItems():
+                if item.isEnabled():
+                    item = item.clone()
+                    item.setClassId(one_class.getObjId())
+                    items.append(item)
+        return sorted(items, key=lambda item: item.getObjId()), images.getImages()
+    return [item.clone() for item in images.iterItems() if item.isEnabled()], images
+
+
+def _require_wedges(wedges: list[MissingWedge | None], items: list[SubTomogram]) -> None:
+    without = [item.getObjId() for item, wedge in zip(items, wedges, strict=True) if wedge is None]
+    if without:
+        raise ValueError(
+            f"{len(without)} of {len(items)} subtomograms have no tilt range (the first: number "
+            f"{without[0]}): give the smallest and largest tilt in the form"
+        )
+
+
+def _with_positions(
+    rows: pd.DataFrame, items: list[SubTomogram], whole: SetOfSubTomograms
+) -> pd.DataFrame:
+    """Rows with rlnCoordinateX/Y/Z where every item has a coordinate in a tomogram."""
+    if not whole.hasCoordinates3D() or whole.getCoordinates3D() is None:
+        return rows
+    coordinates = whole.getCoordinates3D()
+    positions = []
+    for item in items:
+        tomogram = whole.getTomogram(item) if item.hasCoordinate3D() else None
+        if tomogram is None:
+            return rows
+        item.getCoordinate3D().setVolume(tomogram)
+        positions.append(position_xyz(item.getCoordinate3D(), coordinates.getSamplingRate()))
+    return rows.assign(**dict(zip(COORDINATES, np.array(positions).T, strict=True)))
+
+
+# ------------------------------------------------------------------------------------------ poses
+def matrix_of(item: SubTomogram) -> FloatArray:
+    """Return Scipion's matrix of a subtomogram, the identity where it has none."""
+    return np.array(item.getTransform().getMatrix()) if item.hasTransform() else IDENTITY.copy()
+
+
+def transforms(poses: RigidTransforms) -> list[Transform]:
+    """Return Scipion's transforms of `poses` (shifts in voxels of the set)."""
+    return [Transform(matrix) for matrix in scipion_matrices(poses)]
+
+
+def rescaled(matrix: FloatArray, factor: float) -> FloatArray:
+    """Return `matrix` with its shifts in voxels that are `factor` times as many per angstrom."""
+    scaled = np.array(matrix, dtype=float)
+    scaled[:3, 3] *= factor
+    return scaled
+
+
+class ItemUpdater:
+    """Puts poses, classes and scores of a result table into Scipion's items, matched by their id.
+
+    Items without a row are left out of the new set; `n_dropped` counts them.
+    """
+
+    def __init__(self, table: ParticleTable) -> None:
+        table.require(ID_COLUMN)
+        self.rows = table.rows.reset_index(drop=True)
+        self.row_of_id = {int(i): r for r, i in enumerate(self.rows[ID_COLUMN])}
+        has_poses = set(ANGLES) <= set(self.rows.columns)
+        self.transforms = transforms(table.poses) if has_poses else None
+        self.n_dropped = 0
+
+    def __call__(self, item: SubTomogram, _row: object = None) -> None:
+        """Update `item` in place (the callback of copyItems and classifyItems)."""
+        number = self.row_of_id.get(item.getObjId())
+        if number is None:
+            item._appendItem = False
+            self.n_dropped += 1
+            return
+        row = self.rows.iloc[number]
+        if self.transforms is not None:
+            item.setTransform(self.transforms[number])
+        if "rlnClassNumber" in row:
+            item.setClassId(int(row["rlnClassNumber"]))
+        if PROBABILITY in row:
+            item._famlProbability = Float(row[PROBABILITY])
+        if LOG_LIKELIHOOD in row:
+            item._famlLogLikelihood = Float(row[LOG_LIKELIHOOD])
+
+
+# ------------------------------------------------------------------------------------ coordinates
+def position_xyz(coordinate: Coordinate3D, sampling_angst: float) -> FloatArray:
+    """Return the voxel index (x, y, z) in the coordinate's tomogram, which must be attached.
+
+    `sampling_angst` is that of the set of coordinates; the tomogram may have another one.
+    """
+    tomogram = coordinate.getVolume()
+    factor = sampling_angst / tomogram.getSamplingRate()
+    stored = np.array([coordinate._x.get(), coordinate._y.get(), coordinate._z.get()], dtype=float)
+    return stored * factor - np.array(coordinate.getVolumeOrigin())
+
+
+def picks_table(coordinates: SetOfCoordinates3D, tomogram: Tomogram) -> ParticleTable:
+    """Return the coordinates in one tomogram as a table of picks, in voxels of that tomogram.
+
+    Positions, scores, groups (as class numbers) and, where any is set, poses.
+    """
+    sampling_angst = float(coordinates.getSamplingRate())
+    factor = sampling_angst / tomogram.getSamplingRate()
+    positions, matrices, other = [], [], []
+    for coordinate in coordinates.iterCoordinates(volume=tomogram):
+        coordinate.setVolume(tomogram)
+        positions.append(position_xyz(coordinate, sampling_angst))
+        matrices.append(rescaled(coordinate.getMatrix(), factor))
+        other.append((coordinate.getObjId(), coordinate.getScore(), coordinate.getGroupId() or 0))
+    if not positions:
+        raise ValueError(f"no coordinates in tomogram {tomogram.getTsId()}")
+    rows = pd.DataFrame(np.array(positions), columns=COORDINATES)
+    ids, scores, groups = zip(*other, strict=True)
+    rows = rows.assign(rlnTomoName=tomogram.getTsId(), **{ID_COLUMN: ids, SCORE_COLUMN: scores})
+    if min(groups) > 0:
+        rows["rlnClassNumber"] = groups
+    wedge = missing_wedge(tomogram.getAcquisition())
+    optics = optics_table(tomogram.getSamplingRate(), 0, [wedge] if wedge else [])
+    if not wedge:
+        optics = pd.DataFrame(
+            {"rlnOpticsGroup": [1], "rlnImagePixelSize": [tomogram.getSamplingRate()]})
+    table = ParticleTable(rows.assign(rlnOpticsGroup=1), optics.drop(
+        columns=["rlnImageSize", "rlnImageDimensionality"], errors="ignore"))
+    if not np.allclose(matrices, IDENTITY):
+        table = table.with_poses(from_scipion_matrices(np.array(matrices)))
+    return table
+
+
+def append_coordinates(
+    coordinates: SetOfCoordinates3D, tomogram: Tomogram, table: ParticleTable,
+    with_answers: bool = True,
+) -> list[int]:
+    """Append the picks of `table` (voxels of `tomogram`) to `coordinates`; return their ids.
+
+    With `with_answers`, classes become group ids and poses become matrices.
+    """
+    table.require(*COORDINATES)
+    rows = table.rows
+    has_poses = with_answers and set(ANGLES) <= set(rows.columns)
+    matrices = scipion_matrices(table.poses) if has_poses else None
+    ids = []
+    for number, position in enumerate(rows[COORDINATES].to_numpy(dtype=float)):
+        row = rows.iloc[number]
+        coordinate = Coordinate3D()
+        coordinate.setVolume(tomogram)  # before setPosition, which asks it for its size
+        coordinate.setPosition(*position.tolist(), BOTTOM_LEFT_CORNER)
+        coordinate.setMatrix(IDENTITY.copy() if matrices is None else matrices[number])
+        if with_answers and "rlnClassNumber" in row:
+            coordinate.setGroupId(int(row["rlnClassNumber"]))
+        if SCORE_COLUMN in row:
+            coordinate.setScore(float(row[SCORE_COLUMN]))
+        coordinates.append(coordinate)
+        ids.append(coordinate.getObjId())
+    return ids
+
+
+# ------------------------------------------------------------------------------------ new objects
+def new_acquisition(tilt_min_deg: float, tilt_max_deg: float, tilt_step_deg: float,
+                    voltage_kv: float = 300.0, spherical_aberration_mm: float = 2.7,
+                    amplitude_contrast: float = 0.1) -> TomoAcquisition:
+    """Return the acquisition of simulated data (tilt axis along y)."""
+    return TomoAcquisition(
+        angleMin=tilt_min_deg, angleMax=tilt_max_deg, step=tilt_step_deg, accumDose=0.0,
+        tiltAxisAngle=0.0, voltage=voltage_kv, sphericalAberration=spherical_aberration_mm,
+        amplitudeContrast=amplitude_contrast, dosePerFrame=0.0,
+        # Sets ask for a magnification before they believe that they have an acquisition.
+        magnification=50000.0,
+    )
+
+
+def new_tomogram(path: str, ts_id: str, voxel_size_angst: float,
+                 acquisition: TomoAcquisition) -> Tomogram:
+    """Return a tomogram object of an MRC file, with the default origin (its centre)."""
+    tomogram = Tomogram(tsId=ts_id)
+    tomogram.setLocation(path)
+    tomogram.setSamplingRate(voxel_size_angst)
+    tomogram.setAcquisition(acquisition.clone())  # an object has one parent only
+    tomogram.setOrigin()
+    return tomogram
+
+
+def new_subtomogram(path: str, voxel_size_angst: float, acquisition: TomoAcquisition | None,
+                    matrix: FloatArray = IDENTITY) -> SubTomogram:
+    """Return a subtomogram object of an MRC file."""
+    subtomogram = SubTomogram()
+    subtomogram.setLocation(path)
+    subtomogram.setSamplingRate(voxel_size_angst)
+    if acquisition is not None:
+        subtomogram.setAcquisition(acquisition.clone())
+    subtomogram.setTransform(Transform(np.array(matrix, dtype=float)))
+    subtomogram.setOrigin()
+    return subtomogram
+
+
+def new_average(path: str, voxel_size_angst: float,
+                halves: tuple[str, str] | None = None) -> AverageSubTomogram:
+    """Return an average object of an MRC file, with its half maps if given."""
+    average = AverageSubTomogram()
+    average.setFileName(path)
+    average.setSamplingRate(voxel_size_angst)
+    if halves is not None:
+        average.setHalfMaps(list(halves))
+    return average
+
+
+def new_fsc(label: str, frequency_per_angst: Iterable[float], values: Iterable[float]) -> FSC:
+    """Return an FSC curve object (the frequency 0 has no resolution and is left out)."""
+    pairs = [(float(f), float(v)) for f, v in zip(frequency_per_angst, values, strict=True) if f > 0]
+    curve = FSC(objLabel=label)
+    curve.setData([f for f, _ in pairs], [v for _, v in pairs])
+    return curve
+
+
+def by_tomogram(coordinates: SetOfCoordinates3D) -> Iterator[Tomogram]:
+    """Yield the tomograms that hold coordinates (cloned)."""
+    used = set(coordinates.getUniqueValues(Coordinate3D.TOMO_ID_ATTR))
+    for tomogram in coordinates.getPrecedents().iterItems():
+        if tomogram.getTsId() in used:
+            yield tomogram.clone()
+
+
+def has_pose_columns(table: ParticleTable) -> bool:
+    """Whether the rows carry angles (origins alone are no pose)."""
+    return set(ANGLES) <= set(table.rows.columns)
+
+

@@ -1,0 +1,113 @@
+"""A minimal headless Scipion: the environment that pyworkflow reads when it is imported.
+
+Scipion's own installer sets these variables from its configuration. A plain `pip install` has none,
+so the demo, `make gui` and the tests call `set_up` before their first import of pyworkflow. What the
+environment already says is left alone: inside a real installation only the workspace changes.
+
+    python -m scipion_faml.scipion_env gui DIR      opens the project window of a demo in DIR
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HOSTS = """\
+[localhost]
+PARALLEL_COMMAND = mpirun -np %_(JOB_NODES)d %_(COMMAND)s
+"""
+
+
+def set_up(workspace: Path | str) -> Path:
+    """Make `workspace` the folder of Scipion's projects and logs; return its absolute path.
+
+    Raises
+    ------
+    OSError
+        If Python has no tkinter, which Scipion imports even without a display.
+    """
+    check_tkinter()
+    folder = Path(workspace).resolve()
+    if " " in str(folder):
+        raise OSError(f"{folder}: Scipion cannot work in a path with spaces: choose another folder")
+    hosts = folder / "config" / "hosts.conf"
+    os.environ.setdefault("SCIPION_DOMAIN", "pwem")
+    os.environ.setdefault("SCIPION_HOME", str(folder))
+    os.environ.setdefault("SCIPION_PYTHON", sys.executable)  # else `python3` from the PATH runs
+    os.environ.setdefault("SCIPION_NOTIFY", "False")  # no usage statistics
+    os.environ.setdefault("SCIPION_PRIORITY_PACKAGE_LIST", "pwem tomo pwchem")
+    os.environ["SCIPION_USER_DATA"] = str(folder)
+    (folder / "projects").mkdir(parents=True, exist_ok=True)
+    (folder / "logs").mkdir(exist_ok=True)
+    if os.environ["SCIPION_HOME"] == str(folder) and not hosts.exists():
+        hosts.parent.mkdir(exist_ok=True)
+        hosts.write_text(HOSTS)
+    return folder
+
+
+def check_tkinter() -> None:
+    """Raise an OSError that names the missing package when Python has no tkinter."""
+    try:
+        importlib.import_module("tkinter")
+    except ImportError as error:
+        raise OSError(
+            f"Scipion needs tkinter, which this Python lacks ({error}): "
+            "apt-get install python3-tk, then make the virtual environment again"
+        ) from error
+
+
+def only_project(workspace: Path) -> Path:
+    """Return the newest project folder in `workspace`."""
+    projects = sorted(
+        (p for p in (workspace / "projects").glob("*") if (p / "project.sqlite").exists()),
+        key=lambda p: p.stat().st_mtime,
+    )
+    if not projects:
+        raise FileNotFoundError(f"{workspace} holds no Scipion project: run the demo first")
+    return projects[-1]
+
+
+def open_window(workspace: Path | str) -> int:
+    """Open the project window of the newest project in `workspace`; return the exit status."""
+    import tkinter
+
+    project = only_project(Path(workspace).resolve())
+    folder = set_up(workspace)
+    try:
+        tkinter.Tk().destroy()
+    except tkinter.TclError as error:
+        raise OSError(f"no window can be opened ({error}): use a graphical session, or ssh -X") from error
+    # -O: Scipion's window turns off its own consistency checks, as `scipion3 project` does.
+    return subprocess.call(
+        [sys.executable, "-O", "-m", "scipion_faml.scipion_env", "window", str(project)], cwd=folder
+    )
+
+
+def _run_window(project: str) -> None:
+    """Show the window of one project until it is closed (a process of its own)."""
+    set_up(Path(project).parents[1])
+    from pyworkflow.gui.project import ProjectWindow
+
+    ProjectWindow(project).show()
+
+
+def main(arguments: list[str]) -> int:
+    """Run `gui DIR` and return the exit status."""
+    if len(arguments) != 2 or arguments[0] not in {"gui", "window"}:
+        print("usage: python -m scipion_faml.scipion_env gui DIR", file=sys.stderr)
+        return 2
+    try:
+        if arguments[0] == "gui":
+            return open_window(arguments[1])
+        _run_window(arguments[1])
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

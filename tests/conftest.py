@@ -1,0 +1,44 @@
+"""Environment of the tests: BLAS on one thread, and a Scipion workspace of their own.
+
+The variables are set before anything imports pyworkflow, which reads them at import. Only the
+fixtures of tests/scipion import Scipion, so the core's tests run without it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture(scope="session")
+def scipion_workspace() -> Iterator[Path]:
+    """A folder for Scipion's projects; the environment points at it. Removed at the end."""
+    from scipion_faml import scipion_env
+
+    os.environ["SCIPION_TEST_NOSYNC"] = "True"  # never download test data
+    folder = Path(tempfile.mkdtemp(prefix="faml-scipion-"))
+    start = Path.cwd()
+    try:
+        yield scipion_env.set_up(folder)
+    finally:
+        os.chdir(start)  # loading a project changes into it
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real test data, from FAML_SHARED_DATA or beside the repository; else skip."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("FAML_SHARED_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no real data: {folder} does not exist (set FAML_SHARED_DATA)")
+    return folder
