@@ -28,6 +28,7 @@ def report_errors(command: click.Command, arguments: list[str]) -> int:
         return int(stop.exit_code)
     except click.ClickException as error:
         error.show()
+        _note_error(error.format_message())
         return 2
     except click.Abort:
         click.echo("stopped", err=True)
@@ -35,9 +36,18 @@ def report_errors(command: click.Command, arguments: list[str]) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("FAML_DEBUG"):
             raise
-        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        message = " ".join(str(error).split())
+        click.echo(f"error: {message}", err=True)
+        _note_error(message)
         return 2
     return 0
+
+
+def _note_error(message: str) -> None:
+    """Leave the message in the file that a calling program named in FAML_ERROR_FILE."""
+    path = os.environ.get("FAML_ERROR_FILE")
+    if path:
+        Path(path).write_text(message)
 
 
 def common_options(function: F) -> F:
