@@ -10,6 +10,7 @@ correlations, evaluated on all rotations at once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -20,8 +21,11 @@ from scipion_faml.cython_ext import _interpolate, _peaks, _residual
 from scipion_faml.fourier import OVERSAMPLING, SampleSet, oversampled_spectrum, spectrum
 from scipion_faml.geometry import (
     RigidTransforms,
+    covering_rotations,
     euler_to_matrix,
+    matrix_to_euler,
     rotation_angle_deg,
+    rotation_from_vector,
 )
 from scipion_faml.harmonics import (
     Coefficients,
@@ -169,7 +173,7 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.class_index)
 
-    def select(self, keep: BoolArray | IntArray) -> Candidates:
+    def select(self, keep: BoolArray | IntArray | Sequence[int]) -> Candidates:
         """Return the candidates at `keep`."""
         return Candidates(
             self.transforms[keep], self.class_index[keep], self.score[keep], self.cross[keep],
@@ -302,6 +306,56 @@ def score_rotations(
         np.full(len(euler_zyz), class_index, dtype=np.intp),
         score, cross, power, np.full(len(euler_zyz), 1.0 / max(len(euler_zyz), 1)),
     )
+
+
+def exhaustive_candidates(
+    observation: Observation,
+    reference: Reference,
+    class_index: int,
+    max_candidates: int,
+    max_shift: float,
+    step_deg: float = 15.0,
+) -> Candidates:
+    """Return the best poses of a scan over all rotations, each with its best shift, then refined.
+
+    The rotations cover SO(3) evenly about `step_deg` apart; the `max_candidates` best are refined
+    by `refine_rotation` down to a sixteenth of the step. Slow, but it sees every pose.
+    """
+    grid = covering_rotations(step_deg)
+    scanned = score_rotations(observation, reference, grid, class_index, max_shift)
+    order = np.argsort(-scanned.score, kind="stable")
+    rotation = scanned.transforms.rotation
+    best = order[_separated(rotation[order], step_deg, max_candidates)]
+    refined = [
+        refine_rotation(observation, reference, scanned.select([m]), max_shift, step_deg / 2)
+        for m in best
+    ]
+    return Candidates.concatenate(refined)
+
+
+def refine_rotation(
+    observation: Observation,
+    reference: Reference,
+    candidate: Candidates,
+    max_shift: float,
+    step_deg: float,
+) -> Candidates:
+    """Return one candidate moved uphill in score: small turns about x, y, z, halved until none helps."""
+    step = np.deg2rad(step_deg)
+    class_index = int(candidate.class_index[0])
+    smallest = step / 8
+    while step >= smallest:
+        turns = np.concatenate([step * IDENTITY, -step * IDENTITY])
+        rotation = rotation_from_vector(turns) @ candidate.transforms.rotation[0]
+        trial = score_rotations(
+            observation, reference, matrix_to_euler(rotation), class_index, max_shift
+        )
+        best = int(np.argmax(trial.score))
+        if trial.score[best] > candidate.score[0]:
+            candidate = trial.select([best])
+        else:
+            step /= 2
+    return candidate
 
 
 def find_candidates(

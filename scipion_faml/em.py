@@ -20,6 +20,7 @@ from scipion_faml.align import (
     Candidates,
     Observation,
     Reference,
+    exhaustive_candidates,
     find_candidates,
     gather,
     gather_weight,
@@ -129,7 +130,12 @@ def propose(
     max_shift = config.max_shift_of(observation.samples.n)
     parts = []
     for k, reference in enumerate(references):
-        found = find_candidates(observation, reference, k, config.max_candidates, max_shift)
+        if config.search == "exhaustive":
+            found = exhaustive_candidates(
+                observation, reference, k, config.max_candidates, max_shift, config.angular_step_deg
+            )
+        else:
+            found = find_candidates(observation, reference, k, config.max_candidates, max_shift)
         rng = np.random.default_rng([config.seed, iteration, observation.index, k])
         weight = voronoi_weights(
             found.transforms, rng, config.n_voronoi_points, config.translation_weight

@@ -44,6 +44,19 @@ def matrix_to_euler(matrix: FloatArray) -> FloatArray:
     return np.stack([alpha, beta, gamma], axis=-1)
 
 
+def rotation_from_vector(vector: FloatArray) -> FloatArray:
+    """Return the rotations (..., 3, 3) by |vector| rad about the vectors (..., 3) (Rodrigues)."""
+    vector = np.asarray(vector, dtype=np.float64)
+    angle = np.linalg.norm(vector, axis=-1)[..., None, None]
+    axis = vector / np.maximum(angle[..., 0], np.finfo(float).tiny)
+    x, y, z = np.moveaxis(axis, -1, 0)
+    zero = np.zeros_like(x)
+    cross = np.stack(
+        [np.stack(row, axis=-1) for row in ([zero, -z, y], [z, zero, -x], [-y, x, zero])], axis=-2
+    )
+    return np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) * cross @ cross
+
+
 @dataclass(frozen=True, eq=False)
 class RigidTransforms:
     """M poses: rotate about the box centre by `euler_zyz` (rad), then shift by `shift_xyz` (voxels)."""
@@ -147,6 +160,27 @@ def random_rotations(n_rotations: int, rng: np.random.Generator) -> FloatArray:
         ],
         axis=-1,
     )
+
+
+def covering_rotations(step_deg: float) -> FloatArray:
+    """Return ZYZ angles (M, 3) in rad that cover SO(3) evenly, about `step_deg` apart.
+
+    Super-Fibonacci spirals (Alexa, CVPR 2022): a low-discrepancy sequence on the quaternion sphere.
+    SO(3) has a volume of 8 pi^2 rad^3, and each rotation is given step^3 of it.
+    """
+    step = np.deg2rad(step_deg)
+    if not 0 < step <= np.pi:
+        raise ValueError(f"angular step {step_deg:g} deg: choose one between 0 and 180")
+    n_rotations = int(np.ceil(8.0 * np.pi**2 / step**3))
+    s = np.arange(n_rotations) + 0.5
+    t = s / n_rotations
+    first, second = 2 * np.pi * s / np.sqrt(2.0), 2 * np.pi * s / 1.533751168755204288118041
+    r, q = np.sqrt(t), np.sqrt(1.0 - t)
+    # The quaternion (r sin a, r cos a, q sin b, q cos b) in ZYZ angles: its pairs give
+    # tan(beta / 2), (alpha + gamma) / 2 and (alpha - gamma) / 2 directly.
+    beta = 2.0 * np.arctan2(r, q)
+    half_sum, half_difference = second, first
+    return np.stack([half_sum + half_difference, beta, half_sum - half_difference], axis=-1)
 
 
 def relion_angles_deg(transforms: RigidTransforms) -> FloatArray:

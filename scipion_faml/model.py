@@ -14,6 +14,7 @@ from scipion_faml.types import FloatArray, IntArray
 
 METHODS = ("faml", "fa")
 STARTS = ("unturned", "turned")
+SEARCHES = ("magnitude", "exhaustive")
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class FamlConfig:
     n_iterations: int = 20
     method: str = "faml"  # "faml": posteriors over candidates; "fa": the best candidate alone
     start: str = "unturned"  # Section 2.4; "turned": each particle turned at random first
+    search: str = "magnitude"  # how candidates are found: Eq. 2, or a scan over all rotations
+    angular_step_deg: float = 15.0  # of the exhaustive search
     max_candidates: int = 50
     max_shift: float | None = None  # voxels
     bandwidth: int | None = None
@@ -40,9 +43,11 @@ class FamlConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if self.n_iterations < 0 or self.seed < 0:
             raise ValueError("n_iterations and seed must not be negative")
-        for name, known in (("method", METHODS), ("start", STARTS)):
+        for name, known in (("method", METHODS), ("start", STARTS), ("search", SEARCHES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose from {', '.join(known)}")
+        if not 1.0 <= self.angular_step_deg <= 90.0:
+            raise ValueError(f"angular_step_deg is {self.angular_step_deg:g}: choose 1 to 90")
         if self.max_shift is not None and self.max_shift < 0:
             raise ValueError(f"max_shift is {self.max_shift:g} voxels: it must not be negative")
         if self.bandwidth is not None and self.bandwidth < 4:
