@@ -1,0 +1,116 @@
+"""Subtomograms of one particle each, with known structure, pose and class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scipion_faml.fourier import frequency_radius, oversampled_spectrum, volume_from_spectrum
+from scipion_faml.geometry import RigidTransforms, random_rotations
+from scipion_faml.simulation.density import Structure
+from scipion_faml.simulation.reconstruction import divide, invert_tilt_series
+from scipion_faml.simulation.tilt_series import (
+    Microscope,
+    central_slices,
+    check_snr,
+    image_transfer,
+    noisy_subtomogram,
+    record,
+    tilt_rotations,
+)
+from scipion_faml.types import FloatArray, IntArray
+from scipion_faml.wedge import MissingWedge
+
+AXES = {"x": np.eye(3)[0], "y": np.eye(3)[1], "z": np.eye(3)[2]}
+
+
+@dataclass(frozen=True, eq=False)
+class SubtomogramSettings:
+    """How subtomograms come about; without a microscope, noise is put straight on the density."""
+
+    snr: float  # as in `noisy_subtomogram`, or with a microscope as in `tilt_series.record`
+    wedge: MissingWedge
+    angles_deg: FloatArray  # (T,) tilts
+    microscope: Microscope | None = None
+    is_phase_flipped: bool = False
+
+    def __post_init__(self) -> None:
+        check_snr(self.snr)
+
+
+def draw_poses(
+    structures: Sequence[Structure],
+    counts: Sequence[int],
+    max_shift: float,
+    preferred_axis: str | None,
+    seed: int,
+) -> tuple[IntArray, RigidTransforms]:
+    """Return class (N,) and pose of every particle, in random order.
+
+    Rotations are uniform (Haar), or with `preferred_axis` x, y or z uniform about that axis of the
+    tomogram, the structure's figure axis along it. Shifts are uniform in a ball of `max_shift`
+    voxels.
+    """
+    rng = np.random.default_rng([seed, 0])
+    class_index = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+    n_particles = len(class_index)
+    rotations = RigidTransforms(
+        random_rotations(n_particles, rng), np.zeros((n_particles, 3))
+    ).rotation
+    if preferred_axis is not None:
+        axis = AXES[preferred_axis]
+        onto = np.stack([_rotation_between(s.axis(), axis) for s in structures])[class_index]
+        angle = rng.uniform(0.0, 2.0 * np.pi, n_particles)
+        rotations = _rotations_about(axis, angle) @ onto
+    direction = rng.normal(size=(n_particles, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    shift = max_shift * rng.uniform(size=(n_particles, 1)) ** (1.0 / 3.0) * direction
+    return class_index, RigidTransforms.from_rotation(rotations, shift)
+
+
+def _rotations_about(axis: FloatArray, angle: FloatArray) -> FloatArray:
+    """Rotations (N, 3, 3) by `angle` (N,) about a unit axis (Rodrigues)."""
+    x, y, z = axis
+    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    sin, cos = np.sin(angle)[:, None, None], np.cos(angle)[:, None, None]
+    return np.eye(3) + sin * cross + (1.0 - cos) * (cross @ cross)
+
+
+def _rotation_between(first: FloatArray, second: FloatArray) -> FloatArray:
+    """The shortest rotation that brings one unit axis onto another; axes have no sign."""
+    if first @ second < 0:
+        first = -first
+    normal = np.cross(first, second)
+    length = np.linalg.norm(normal)
+    if length < 1e-12:
+        return np.eye(3)
+    return _rotations_about(normal / length, np.array([np.arctan2(length, first @ second)]))[0]
+
+
+def make_subtomogram(
+    structure: Structure,
+    pose: RigidTransforms,
+    settings: SubtomogramSettings,
+    seed: Sequence[int],
+) -> FloatArray:
+    """Return one subtomogram (n, n, n) float32 of `structure` under the first pose.
+
+    The random draws depend on `seed` alone. With a microscope: a tilt series of the turned,
+    shifted density (`tilt_series.record`), reconstructed by direct Fourier inversion.
+    """
+    rng = np.random.default_rng(list(seed))
+    density = structure.posed(pose)
+    if settings.microscope is None:
+        return noisy_subtomogram(density, settings.snr, settings.wedge, rng)
+    n = structure.n
+    rotations = tilt_rotations(settings.angles_deg)
+    transfer = image_transfer(
+        (n, n), structure.voxel_size_angst, settings.microscope, settings.is_phase_flipped
+    )
+    projections = central_slices(oversampled_spectrum(density), n, rotations)
+    images = record(projections, (n, n), settings.snr, transfer, rng)
+    half = divide(*invert_tilt_series(images, np.ones(images.shape), rotations))
+    kept = settings.wedge.mask(n) * (frequency_radius(n) <= n // 2)
+    return volume_from_spectrum(half * kept, n).astype(np.float32)

@@ -1,0 +1,253 @@
+"""Structures by name or file: shipped bead models, the phantom, PDB / mmCIF files, MRC maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from scipion_faml import datasets
+from scipion_faml.cython_ext import _interpolate
+from scipion_faml.fourier import (
+    OVERSAMPLING,
+    low_pass,
+    oversampled_spectrum,
+    sample_set,
+    volume_from_spectrum,
+)
+from scipion_faml.io import read_header, read_volume
+from scipion_faml.simulation.density import (
+    BeadModel,
+    Structure,
+    centred,
+    radius_angst,
+    structure_of_beads,
+    width_of_resolution,
+)
+from scipion_faml.simulation.phantom import blob_model
+from scipion_faml.types import FloatArray
+from scipion_faml.volume import crop_or_pad
+
+MODEL_SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif")
+MAP_SUFFIXES = (".mrc", ".map", ".rec")
+
+
+def load_structures(
+    models: Sequence[str],
+    n: int,
+    voxel_size_angst: float,
+    resolution_angst: float,
+    assembly: str = "auto",
+) -> list[Structure]:
+    """Return the structures of `models` in boxes of n voxels, with different names.
+
+    A model is the name of a shipped bead model, `blobs` or `blobs:SEED`, a PDB or mmCIF file or an
+    MRC map (files may be gzipped). See `read_atoms` about `assembly`.
+
+    Raises
+    ------
+    OSError, ValueError
+        If a name is unknown, a file cannot be read, or the box is too small.
+    """
+    if not resolution_angst > 0:
+        raise ValueError(f"a resolution of {resolution_angst:g} A is not possible: give it above 0")
+    structures: list[Structure] = []
+    for model in models:
+        structure = load_structure(model, n, voxel_size_angst, resolution_angst, assembly)
+        same = sum(structure.name == other.name for other in structures)
+        if same:
+            raise ValueError(f"model {model} is given twice: give it once, with the sum of counts")
+        structures.append(structure)
+    return structures
+
+
+def suitable_box(
+    models: Sequence[str], voxel_size_angst: float, resolution_angst: float, assembly: str = "auto"
+) -> int:
+    """Return an even box size (voxels) that holds every model whole, under any rotation.
+
+    A phantom takes 32 voxels, a map its own size.
+    """
+    sizes = []
+    for model in models:
+        kind = _kind(model)
+        if kind in MAP_SUFFIXES:
+            shape, voxel_size = read_header(model)
+            sizes.append(max(shape) * voxel_size / voxel_size_angst)
+        elif kind in MODEL_SUFFIXES or model in datasets.bead_model_names():
+            beads = (
+                read_atoms(model, assembly)
+                if kind in MODEL_SUFFIXES
+                else datasets.load_bead_model(model)
+            )
+            reach = radius_angst(centred(beads), 1.0) + 3.0 * width_of_resolution(resolution_angst)
+            sizes.append(2.0 * reach / voxel_size_angst)
+        else:
+            sizes.append(32.0)
+    return 2 * int(np.ceil(max(sizes) / 2.0))
+
+
+def _kind(model: str) -> str:
+    """File suffix of a model, without .gz, in lower case."""
+    suffixes = [suffix.lower() for suffix in Path(model).suffixes]
+    if suffixes[-1:] == [".gz"]:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def load_structure(
+    model: str, n: int, voxel_size_angst: float, resolution_angst: float, assembly: str = "auto"
+) -> Structure:
+    """Return one structure in a box of n voxels (`load_structures`)."""
+    blur_angst = width_of_resolution(resolution_angst)
+    if model in datasets.bead_model_names():
+        beads = datasets.load_bead_model(model)
+        return structure_of_beads(beads, n, voxel_size_angst, blur_angst)
+    if model == "blobs" or model.startswith("blobs:"):
+        return _phantom(model, n, voxel_size_angst)
+    kind = _kind(model)
+    if kind in MODEL_SUFFIXES:
+        return structure_of_beads(read_atoms(model, assembly), n, voxel_size_angst, blur_angst)
+    if kind in MAP_SUFFIXES:
+        return _structure_of_map(model, n, voxel_size_angst, resolution_angst)
+    raise ValueError(
+        f"model {model!r} is unknown: give a PDB, mmCIF or MRC file, blobs, blobs:SEED or one of "
+        f"{', '.join(datasets.bead_model_names())}"
+    )
+
+
+def _phantom(model: str, n: int, voxel_size_angst: float) -> Structure:
+    """The phantom `blobs` or `blobs:SEED`; it scales with the box and knows no resolution."""
+    text = model.partition(":")[2] or "0"
+    if not text.isdecimal():
+        raise ValueError(f"model {model!r}: the seed must be a whole number, for example blobs:1")
+    beads = blob_model(n, int(text), voxel_size_angst)
+    structure = structure_of_beads(beads, n, voxel_size_angst, 0.0)
+    return Structure(model, structure.map, voxel_size_angst, structure.beads)
+
+
+def _stem(path: str) -> str:
+    name = Path(path).name
+    for suffix in (".gz", *MODEL_SUFFIXES, *MAP_SUFFIXES):
+        if name.lower().endswith(suffix):
+            name = name[: -len(suffix)]
+    return name
+
+
+@lru_cache(maxsize=4)
+def read_atoms(path: str, assembly: str = "auto") -> BeadModel:
+    """Return the atoms of a PDB or mmCIF file as beads of width 0, without waters.
+
+    Weights are electron scattering factors at zero angle (integrals of the electrostatic
+    potential), times occupancy.
+
+    Parameters
+    ----------
+    path : str
+        The file, or the file gzipped.
+    assembly : str
+        Name of the biological assembly to build; `none`: the coordinates as they are; `auto`: the
+        first assembly that the authors determined, else the coordinates as they are (assemblies
+        guessed by software are wrong too often).
+
+    Raises
+    ------
+    OSError, ValueError
+        If the file is missing, unreadable, has no atoms or not that assembly.
+    """
+    import gemmi
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        entry = gemmi.read_structure(str(path))
+        entry.setup_entities()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ValueError(f"{path} is not a readable PDB or mmCIF file ({error})") from error
+    if len(entry) == 0:
+        raise ValueError(f"{path} holds no atoms")
+    molecule = _assemble(entry, assembly, path)
+    factor: dict[str, float] = {}
+    position, weight = [], []
+    for chain in molecule:
+        for residue in chain:
+            if residue.is_water():
+                continue
+            for atom in residue:
+                symbol = atom.element.name
+                if symbol not in factor:
+                    factor[symbol] = _scattering(atom.element)
+                position.append(atom.pos.tolist())
+                weight.append(factor[symbol] * atom.occ)
+    if not position or not np.sum(weight) > 0:
+        raise ValueError(f"{path} holds no atoms")
+    return BeadModel(
+        np.array(position), np.zeros(len(weight)), np.array(weight), _stem(path), entry.name
+    )
+
+
+def _assemble(entry, assembly: str, path: str):  # type: ignore[no-untyped-def]
+    """The gemmi model of the wanted assembly of a gemmi structure."""
+    import gemmi
+
+    if assembly == "none":
+        return entry[0]
+    if assembly == "auto":
+        chosen = [a for a in entry.assemblies if a.author_determined][:1]
+    else:
+        chosen = [a for a in entry.assemblies if a.name == assembly]
+        if not chosen:
+            names = ", ".join(a.name for a in entry.assemblies) or "none"
+            raise ValueError(f"{path} has no assembly {assembly!r}; it has: {names}")
+    if not chosen:
+        return entry[0]
+    return gemmi.make_assembly(chosen[0], entry[0], gemmi.HowToNameCopiedChain.Short)
+
+
+def _scattering(element) -> float:  # type: ignore[no-untyped-def]
+    """Electron scattering factor of an element at zero angle (angstrom); unknown ones as carbon."""
+    import gemmi
+
+    table = element.c4322
+    if table is None:
+        table = gemmi.Element("C").c4322
+    return float(table.calculate_sf(0.0))
+
+
+def _structure_of_map(
+    path: str, n: int, voxel_size_angst: float, resolution_angst: float
+) -> Structure:
+    """An MRC map (density positive), resampled and low-pass filtered; its centre stays the centre."""
+    volume, voxel_size_of_file = read_volume(path)
+    if not voxel_size_of_file > 0:
+        raise ValueError(f"{path} has no voxel size in its header: set it (angstrom)")
+    n_file = max(volume.shape)
+    # The mean of the faces is the solvent: padding with it leaves no edge.
+    faces = np.concatenate([volume[0].ravel(), volume[-1].ravel(), volume[:, 0].ravel()])
+    cube = crop_or_pad(volume - faces.mean(), (n_file, n_file, n_file))
+    cube = low_pass(cube, voxel_size_of_file, 1.2 * resolution_angst)
+    density = crop_or_pad(
+        change_voxel_size(cube, voxel_size_of_file, voxel_size_angst), (n, n, n)
+    )
+    return Structure(_stem(path), density, voxel_size_angst)
+
+
+def change_voxel_size(volume: FloatArray, from_angst: float, to_angst: float) -> FloatArray:
+    """Return a cube on voxels of another size, in a box that holds it whole, centre on centre.
+
+    Frequencies that the coarser of both grids does not hold are dropped.
+    """
+    n = volume.shape[0]
+    n_new = 2 * int(np.ceil(n * from_angst / to_angst / 2.0))
+    samples = sample_set(n_new)
+    scale = OVERSAMPLING * n * from_angst / (n_new * to_angst)
+    values = np.empty(len(samples), dtype=np.complex64)
+    # A sample beyond the border of the finer grid reads 0.
+    half = oversampled_spectrum(volume)
+    _interpolate.gather_complex(half, samples.frequency_xyz, scale * np.eye(3), values)
+    spectrum = samples.put(values)
+    spectrum[0, 0, 0] = half[0, 0, 0]
+    changed = volume_from_spectrum(spectrum, n_new) * (to_angst / from_angst) ** -3
+    return changed.astype(np.float32)
