@@ -1,0 +1,46 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both install into .venv first.
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO ?= faml_demo
+SIZE ?= standard
+# One thread in BLAS: the work is parallel over particles.
+export OPENBLAS_NUM_THREADS ?= 1
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help install test test-all demo gui lint bench clean
+
+help:
+	@echo 'make test       the fast tests (installs into .venv first)'
+	@echo 'make test-all   also the slow ones'
+	@echo 'make demo       simulate, pick, extract, classify and evaluate in one Scipion project'
+	@echo 'make gui        open that project in the Scipion window'
+	@echo 'make lint       ruff and mypy'
+	@echo 'make bench      time of the kernels and of one iteration'
+	@echo 'make clean      remove .venv and what was built'
+
+$(VENV)/.installed: setup.py pyproject.toml tools/bootstrap.sh $(wildcard cython_ext/*.pyx)
+	@tools/bootstrap.sh
+
+install: $(VENV)/.installed
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -q
+
+test-all: $(VENV)/.installed
+	$(BIN)/python -m pytest -q -m 'slow or not slow'
+
+demo: $(VENV)/.installed
+	$(BIN)/scipion-faml demo --size $(SIZE) --output $(DEMO)
+
+gui: $(VENV)/.installed
+	$(BIN)/python -m scipion_faml.scipion_env gui $(DEMO)
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/iteration.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info cython_ext/*.c cython_ext/*.so .pytest_cache .mypy_cache .ruff_cache
