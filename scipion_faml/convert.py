@@ -401,7 +401,8 @@ def new_average(path: str, voxel_size_angst: float,
 
 def new_fsc(label: str, frequency_per_angst: Iterable[float], values: Iterable[float]) -> FSC:
     """Return an FSC curve object (the frequency 0 has no resolution and is left out)."""
-    pairs = [(float(f), float(v)) for f, v in zip(frequency_per_angst, values, strict=True) if f > 0]
+    points = zip(frequency_per_angst, values, strict=True)
+    pairs = [(float(f), float(v)) for f, v in points if f > 0]
     curve = FSC(objLabel=label)
     curve.setData([f for f, _ in pairs], [v for _, v in pairs])
     return curve
@@ -420,3 +421,10 @@ def has_pose_columns(table: ParticleTable) -> bool:
     return set(ANGLES) <= set(table.rows.columns)
 
 
+
+
+def read_fscs(path: Path | str) -> list[FSC]:
+    """Return the curves of an `fsc.csv`: frequency_per_angst, then a column for each curve."""
+    table = pd.read_csv(path)
+    frequency = table.pop("frequency_per_angst")
+    return [new_fsc(str(name), frequency, values) for name, values in table.items()]

@@ -1,8 +1,8 @@
 """A minimal headless Scipion: the environment that pyworkflow reads when it is imported.
 
-Scipion's own installer sets these variables from its configuration. A plain `pip install` has none,
-so the demo, `make gui` and the tests call `set_up` before their first import of pyworkflow. What the
-environment already says is left alone: inside a real installation only the workspace changes.
+Scipion's own installer sets these variables from its configuration. A plain `pip install` has
+none, so the demo, `make gui` and the tests call `set_up` before they first import pyworkflow. What
+the environment already says is left alone: inside a real installation only the workspace changes.
 
     python -m scipion_faml.scipion_env gui DIR      opens the project window of a demo in DIR
 """
@@ -79,7 +79,9 @@ def open_window(workspace: Path | str) -> int:
     try:
         tkinter.Tk().destroy()
     except tkinter.TclError as error:
-        raise OSError(f"no window can be opened ({error}): use a graphical session, or ssh -X") from error
+        raise OSError(
+            f"no window can be opened ({error}): use a graphical session, or ssh -X"
+        ) from error
     # -O: Scipion's window turns off its own consistency checks, as `scipion3 project` does.
     return subprocess.call(
         [sys.executable, "-O", "-m", "scipion_faml.scipion_env", "window", str(project)], cwd=folder

@@ -54,7 +54,7 @@ def aligned_by_scipion(volume: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def matrix_of_relion(row: object) -> np.ndarray:
-    """RELION: R = intrinsic ZYZ(rot, tilt, psi) takes the particle to the reference, t = R origin."""
+    """RELION: R = intrinsic ZYZ(rot, tilt, psi), particle to reference; t = R origin."""
     matrix = np.eye(4)
     angles = [row[f"rlnAngle{a}"] for a in ("Rot", "Tilt", "Psi")]
     origin = np.array([row[f"rlnOrigin{a}Angst"] for a in "XYZ"]) / VOXEL_SIZE

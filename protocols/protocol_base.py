@@ -1,0 +1,258 @@
+"""What the protocols of this plugin share: starting a verb, settings of steps, common form rows.
+
+A protocol is a form, tables on disk, a `scipion-faml` command in a process of its own, and outputs
+read back into Scipion's objects. No arithmetic on arrays happens here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from pwem.protocols import EMProtocol
+from pyworkflow import NEW
+from pyworkflow.exceptions import PyworkflowException
+from pyworkflow.protocol import params
+from pyworkflow.utils import Environ
+from tomo.protocols import ProtTomoBase
+
+from scipion_faml.convert import tilt_range_of
+from scipion_faml.wedge import MissingWedge
+
+# Form rows that say how a run is done, not what comes out of it.
+NOT_SETTINGS = {
+    "runName", "runMode", "hostName", "numberOfThreads", "numberOfMpi", "binThreads",
+    "useQueue", "queueParams", "gpuList", "useGpu",
+}
+
+
+class ProtFamlBase(EMProtocol, ProtTomoBase):
+    """Base of all protocols of the plugin; it has no label, so Scipion does not list it."""
+
+    _devStatus = NEW
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        # pyworkflow 3.11 drops both, so labels of workflow templates would be lost.
+        if kwargs.get("objLabel"):
+            self.setObjLabel(kwargs["objLabel"])
+        if kwargs.get("objComment"):
+            self.setObjComment(kwargs["objComment"])
+
+    # ------------------------------------------------------------------------------ commands
+    def runVerb(self, verb, *arguments, **options):
+        """Run `python -m scipion_faml VERB ARGUMENTS --option value ...` and wait for it.
+
+        An option that is None or False is left out, True is a flag, a list repeats the option.
+        The command's log goes to the run's log; its one-line error becomes the run's error.
+        """
+        command = ["-m", "scipion_faml", verb, *map(str, arguments), *_as_options(options)]
+        error_file = Path(self._getTmpPath(f"{verb}-{os.getpid()}-{id(command)}.err"))
+        environment = Environ(self._getEnviron() or os.environ)
+        environment["FAML_ERROR_FILE"] = str(error_file.resolve())
+        try:
+            # 2>&1: the command logs to stderr, which Scipion shows as errors.
+            self.runJob(sys.executable, shlex.join(command) + " 2>&1", env=environment,
+                        numberOfMpi=1)
+        except subprocess.CalledProcessError as error:
+            message = error_file.read_text().strip() if error_file.exists() else (
+                f"scipion-faml {verb} stopped with status {error.returncode}: see the output log")
+            raise PyworkflowException(message) from None
+
+    def programThreads(self):
+        """Threads for one command."""
+        return max(1, self.numberOfThreads.get())
+
+    # ------------------------------------------------------------------------------- settings
+    def settingsFingerprint(self, *besides):
+        """Return a hash of the form and of the input sets: an argument of every step.
+
+        Scipion skips a finished step on Continue when its name and arguments are the same,
+        whatever the form now says. `besides` names rows that may change without a new start.
+        """
+        settings = {}
+        for name, attribute in self.iterDefinitionAttributes():
+            if name in NOT_SETTINGS or name in besides:
+                continue
+            is_pointer = attribute.isPointer()
+            settings[name] = _stamp(attribute) if is_pointer else attribute.get()
+        text = json.dumps(settings, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def resultsFolder(self, settings, name="results"):
+        """Return the extra folder `name`, emptied if it holds results of other settings."""
+        folder = Path(self._getExtraPath(name))
+        stamp = folder / ".settings"
+        if folder.exists() and not (stamp.exists() and stamp.read_text() == settings):
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(settings)
+        return folder
+
+    def tiltRangeGiven(self):
+        """Return the tilt range typed into the form, or None to take the acquisition's."""
+        low, high = self.tiltMin.get(), self.tiltMax.get()
+        return None if low is None or high is None else MissingWedge(low, high)
+
+    # ----------------------------------------------------------------------------- validation
+    def checkSubtomograms(self, images, n_needed, errors):
+        """Add to `errors` what is wrong with a set of subtomograms (cheap: one header is read)."""
+        n_particles = images.getSize()
+        if n_particles < n_needed:
+            errors.append(
+                f"{n_particles} subtomogram(s) in the set: at least {n_needed} are needed.")
+        if not images.getSamplingRate() or images.getSamplingRate() <= 0:
+            errors.append("The set of subtomograms has no voxel size: import or extract it again.")
+        shape = images.getDim()
+        if shape and len(set(shape)) != 1:
+            errors.append(f"The subtomograms measure {shape} voxels (x, y, z): a cube is needed.")
+        self.checkTiltRange(images, errors)
+
+    def checkTiltRange(self, images, errors):
+        """Add to `errors` what is wrong with the tilt range, given or of the acquisition."""
+        low, high = self.tiltMin.get(), self.tiltMax.get()
+        if (low is None) != (high is None):
+            errors.append("Give both the smallest and the largest tilt, or neither.")
+            return
+        try:
+            wedge = self.tiltRangeGiven() or tilt_range_of(images)
+        except ValueError as error:
+            errors.append(_sentence(error))
+            return
+        if wedge is None:
+            errors.append(
+                "The acquisition has no tilt range (or 0 to 0 degrees): give the smallest and the "
+                "largest tilt (deg) in the form; -90 and 90 if nothing is missing.")
+
+    # ------------------------------------------------------------------------------- messages
+    def notReady(self):
+        """Return the summary of a run without outputs yet."""
+        return ["Output not ready yet."]
+
+    def _citations(self):
+        return ["Zhao2018"]
+
+
+def _as_options(options):
+    """Return command line words: {'max_shift': 3} becomes --max-shift 3."""
+    words = []
+    for name, value in options.items():
+        flag = "--" + name.replace("_", "-")
+        if value is None or value is False:
+            continue
+        if value is True:
+            words.append(flag)
+        else:
+            values = value if isinstance(value, (list, tuple)) else [value]
+            for one in values:
+                words += [flag, str(one)]
+    return words
+
+
+def _stamp(pointer):
+    """What identifies the object behind a pointer, and changes when it is made again."""
+    target = pointer.get()
+    if target is None:
+        return None
+    stamp = [pointer.getObjValue().getObjId(), pointer.getExtended()]
+    file_name = target.getFileName() if hasattr(target, "getFileName") else None
+    if file_name and Path(file_name).is_file():
+        state = Path(file_name).stat()
+        stamp += [file_name, state.st_size, int(state.st_mtime)]
+    return stamp
+
+
+def _sentence(error):
+    text = str(error)
+    return text[0].upper() + text[1:] + "."
+
+
+# -------------------------------------------------------------------------------- form rows
+def add_structures(form, counts_help):
+    """Rows that say which structures to simulate, and how many of each."""
+    form.addParam(
+        "structures", params.StringParam, default="ribosome, groel", important=True,
+        label="Structures",
+        help="Names or files, separated by commas. Names: ribosome (70S), ribosome-80s, groel, "
+             "groel-groes, tric, proteasome, apoferritin, blobs:1, blobs:2, ... (a test object). "
+             "Files: atomic models (PDB, mmCIF) or "
+             "density maps (MRC, bright density).")
+    form.addParam("counts", params.StringParam, default="40", label="Particles", help=counts_help)
+
+
+def add_imaging(form, snr, defocus):
+    """Rows of a simulated tilt series, with the defaults of the data it makes."""
+    form.addParam("voxelSize", params.FloatParam, default=13.7, validators=[params.GT(0)],
+                  label="Voxel size (Å)")
+    line = form.addLine("Tilt series (deg)", help="Smallest and largest tilt, and the step.")
+    line.addParam("tiltMin", params.FloatParam, default=-60.0, label="from")
+    line.addParam("tiltMax", params.FloatParam, default=60.0, label="to")
+    line.addParam("tiltStep", params.FloatParam, default=3.0, label="step")
+    form.addParam("snr", params.FloatParam, default=snr, validators=[params.GT(0)],
+                  label="Signal-to-noise ratio",
+                  help="Variance of the signal over variance of the noise: in the tilt images with "
+                       "optics, in the volume without.")
+    form.addParam(
+        "optics", params.EnumParam, default=0, label="Imaging",
+        choices=["tilt series with CTF", "white noise and missing wedge only"])
+    form.addParam("defocus", params.FloatParam, default=defocus, label="Defocus (µm)",
+                  condition="optics==0",
+                  help="Underfocus is positive. 300 kV and Cs 2.7 mm are assumed.")
+    form.addParam("seed", params.IntParam, default=0, expertLevel=params.LEVEL_ADVANCED,
+                  label="Random seed", help="The same seed gives the same data.")
+
+
+def add_tilt_range(form):
+    """Rows that overrule the tilt range of the acquisition."""
+    line = form.addLine(
+        "Tilt range (deg)", expertLevel=params.LEVEL_ADVANCED,
+        help="Leave empty to use the acquisition's; the wizard shows it. It defines the missing "
+             "wedge; the tilt axis is y, the beam z.")
+    line.addParam("tiltMin", params.FloatParam, allowsNull=True, label="smallest")
+    line.addParam("tiltMax", params.FloatParam, allowsNull=True, label="largest")
+
+
+def words_of(text):
+    """Return the comma-separated words of a form row."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+def counts_for(structures, counts):
+    """Return one count for each structure: as many as given, or the one given for all.
+
+    Raises
+    ------
+    ValueError
+        If a count is no positive whole number or their number fits neither.
+    """
+    numbers = []
+    for word in counts:
+        if not word.isdigit() or int(word) < 1:
+            raise ValueError(f"'{word}' is no number of particles: give positive whole numbers")
+        numbers.append(int(word))
+    if len(numbers) == 1:
+        numbers *= len(structures)
+    if len(numbers) != len(structures):
+        raise ValueError(
+            f"{len(numbers)} numbers of particles for {len(structures)} structures: give one for "
+            "all, or one each")
+    return numbers
+
+
+def check_simulation(structures, counts, tilts, errors):
+    """Add to `errors` what is wrong with the rows of a simulation."""
+    if not structures:
+        errors.append("Name at least one structure.")
+        return
+    try:
+        counts_for(structures, counts)
+        MissingWedge(*tilts)
+    except ValueError as error:
+        errors.append(_sentence(error))
+

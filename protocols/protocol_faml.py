@@ -1,0 +1,371 @@
+"""Classify and average subtomograms (FAML), and align them to a reference (FA)."""
+
+from __future__ import annotations
+
+import csv
+import enum
+from pathlib import Path
+
+from pwem.objects import SetOfFSCs
+from pyworkflow.protocol import params
+from pyworkflow.utils import Message
+from tomo.objects import (
+    AverageSubTomogram,
+    SetOfAverageSubTomograms,
+    SetOfClassesSubTomograms,
+    SetOfSubTomograms,
+)
+
+from scipion_faml import convert
+from scipion_faml.io import read_particles
+
+from .protocol_base import ProtFamlBase, add_tilt_range
+
+# In the order of the choices in the forms; saved projects store the position.
+METHODS = ["faml", "fa"]
+STARTS = ["unturned", "turned"]
+SEARCHES = ["magnitude", "exhaustive"]
+SEARCH_LABELS = ["fast rotational matching", "exhaustive (slower)"]
+
+
+class FamlClassifyOutputs(enum.Enum):
+    """Names of the outputs; saved projects and workflows rely on them."""
+
+    classes = SetOfClassesSubTomograms
+    averages = SetOfAverageSubTomograms
+    subtomograms = SetOfSubTomograms
+
+
+class FamlAlignOutputs(enum.Enum):
+    """Names of the outputs; saved projects and workflows rely on them."""
+
+    subtomograms = SetOfSubTomograms
+    average = AverageSubTomogram
+    fscs = SetOfFSCs
+
+
+class _ProtFamlParticles(ProtFamlBase):
+    """What classifying and aligning share: the input table and aligned particles."""
+
+    def _particleTable(self):
+        return self._getExtraPath("input", "particles.star")
+
+    def convertInputStep(self, settings):
+        """Write the input set as a STAR table; volumes that are no MRC files are converted."""
+        convert.write_particle_table(
+            self.inputSubtomograms.get(), self._particleTable(), self.tiltRangeGiven())
+        return [self._particleTable()]
+
+    def _resultTable(self):
+        return read_particles(Path(self._getExtraPath("results", "particles.star")))
+
+    def _alignedSubtomograms(self, update):
+        images = self.inputSubtomograms.get()
+        aligned = SetOfSubTomograms.create(self.getPath(), prefix="subtomograms")
+        aligned.copyInfo(images)
+        aligned.copyItems(images, updateItemCallback=update)
+        aligned.setAlignment3D()
+        return aligned
+
+
+class ProtFamlClassify(_ProtFamlParticles):
+    """Sorts subtomograms into classes and averages each, without a reference.
+
+    Fast rotational matching finds, for every subtomogram and class average, the poses that fit
+    well; an expectation-maximisation weighs them by their likelihood, so a noisy particle
+    contributes with all its plausible poses and classes [Zhao2018]. With one class it averages.
+
+    A stopped run continues from its last finished iteration.
+    """
+
+    _label = "classify and average (FAML)"
+    _possibleOutputs = FamlClassifyOutputs
+
+    # ---------------------------------------------------------------------------------- form
+    def _defineParams(self, form):
+        form.addSection(label=Message.LABEL_INPUT)
+        form.addParam(
+            "inputSubtomograms", params.PointerParam, pointerClass="SetOfSubTomograms",
+            important=True, label="Subtomograms",
+            help="Bright density on dark, one box and voxel size. Their present alignment is not "
+                 "used.")
+        form.addParam(
+            "numberOfClasses", params.IntParam, default=2, validators=[params.GE(1)],
+            label="Classes", help="1 averages all particles together.")
+        form.addParam(
+            "numberOfIterations", params.IntParam, default=20, validators=[params.GE(1)],
+            label="Iterations", help="More iterations with Continue go on from the last one.")
+        form.addParam(
+            "lowPass", params.FloatParam, allowsNull=True, label="Compare up to (Å)",
+            help="Finer detail is ignored, which is faster and steadier: 30 to 40 Å for a first "
+                 "classification. Empty: everything the voxels can hold.")
+        form.addParam(
+            "maxShift", params.FloatParam, allowsNull=True, label="Largest shift (voxels)",
+            help="How far a particle may lie from the centre of its box. Empty: a sixth of the "
+                 "box.")
+        form.addParam(
+            "method", params.EnumParam, default=0, expertLevel=params.LEVEL_ADVANCED,
+            choices=["FAML: weigh all plausible poses", "FA: best pose only"], label="Method")
+        form.addParam(
+            "start", params.EnumParam, default=0, expertLevel=params.LEVEL_ADVANCED,
+            choices=["unturned particles", "particles turned at random"], label="Start from",
+            help="The first averages are sums of random halves of the particles. Turn them at "
+                 "random when all have the same orientation to the missing wedge.")
+        form.addParam(
+            "inputReferences", params.PointerParam, allowsNull=True,
+            expertLevel=params.LEVEL_ADVANCED, label="Starting averages",
+            pointerClass="SetOfAverageSubTomograms, AverageSubTomogram, SubTomogram, Volume",
+            help="Optional: maps to start from instead, one for each class, in their order.")
+        form.addParam(
+            "search", params.EnumParam, default=0, expertLevel=params.LEVEL_ADVANCED,
+            choices=SEARCH_LABELS, label="Search for poses")
+        form.addParam(
+            "bandwidth", params.IntParam, allowsNull=True, expertLevel=params.LEVEL_ADVANCED,
+            label="Bandwidth", help="Of the spherical harmonics; higher values resolve finer "
+                                    "rotations and cost the cube. Empty: from the box, 8 to 32.")
+        form.addParam("seed", params.IntParam, default=0, expertLevel=params.LEVEL_ADVANCED,
+                      label="Random seed")
+        add_tilt_range(form)
+        form.addParallelSection(threads=4, mpi=0)
+
+    # --------------------------------------------------------------------------------- steps
+    def _insertAllSteps(self):
+        settings = self.settingsFingerprint("numberOfIterations")
+        iterations = self.numberOfIterations.get()
+        self._insertFunctionStep(self.convertInputStep, settings, needsGPU=False)
+        self._insertFunctionStep(self.classifyStep, settings, iterations, needsGPU=False)
+        self._insertFunctionStep(self.createOutputStep, settings, iterations, needsGPU=False)
+
+    def classifyStep(self, settings, iterations):
+        """Run the iterations; the command continues from its own newest checkpoint."""
+        results = self.resultsFolder(settings)
+        self.runVerb(
+            "classify", self._particleTable(), output=results,
+            classes=self.numberOfClasses.get(), iterations=iterations, mode="paper",
+            method=METHODS[self.method.get()], start=STARTS[self.start.get()],
+            search=SEARCHES[self.search.get()], reference=self._referenceFiles(),
+            max_shift=self.maxShift.get(), bandwidth=self.bandwidth.get(),
+            low_pass=self.lowPass.get(), seed=self.seed.get(), workers=self.programThreads())
+        return [str(results / "particles.star")]
+
+    def createOutputStep(self, settings, iterations):
+        """Read the results back into Scipion's objects."""
+        images = self.inputSubtomograms.get()
+        sampling = images.getSamplingRate()
+        table = self._resultTable()
+        classes = SetOfClassesSubTomograms.create(self.getPath(), prefix="classes")
+        classes.setImages(self.inputSubtomograms)  # the indirect pointer, not the set
+        classes.setCoordinates3D(images.getCoordinates3D(asPointer=True))
+        classes.classifyItems(updateItemCallback=convert.ItemUpdater(table),
+                              updateClassCallback=self._updateClass)
+        averages = SetOfAverageSubTomograms.create(self.getPath(), prefix="averages")
+        averages.setSamplingRate(sampling)
+        for number in range(1, self.numberOfClasses.get() + 1):
+            average = convert.new_average(self._averageFile(number), sampling)
+            average.setClassId(number)
+            averages.append(average)
+        subtomograms = self._alignedSubtomograms(convert.ItemUpdater(table))
+        outputs = {"classes": classes, "averages": averages, "subtomograms": subtomograms}
+        self._defineOutputs(**outputs)
+        for output in outputs.values():
+            self._defineSourceRelation(self.inputSubtomograms, output)
+
+    def _referenceFiles(self):
+        """Return the maps to start from, in the order of the classes."""
+        references = self.inputReferences.get()
+        if references is None:
+            return []
+        maps = [m.clone() for m in references.iterItems()] if _is_set(references) else [references]
+        return [convert.mrc_file(one, self._getExtraPath("input", f"reference_{number:03d}.mrc"))
+                for number, one in enumerate(maps, 1)]
+
+    def _averageFile(self, number):
+        return self._getExtraPath("results", f"class_{number:03d}.mrc")
+
+    def _updateClass(self, one_class):
+        one_class.setAlignment3D()
+        representative = one_class.getRepresentative()
+        representative.setLocation(self._averageFile(one_class.getObjId()))
+        representative.setSamplingRate(self.inputSubtomograms.get().getSamplingRate())
+
+    # ---------------------------------------------------------------------------------- info
+    def history(self):
+        """Return the finished iterations so far, a dict of floats each (also while running)."""
+        path = Path(self._getExtraPath("results", "history.csv"))
+        if not path.is_file():
+            return []
+        with open(path, newline="") as handle:
+            return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(handle)]
+
+    def _validate(self):
+        errors = []
+        images = self.inputSubtomograms.get()
+        if images is None:
+            return errors
+        self.checkSubtomograms(images, 2, errors)
+        classes = self.numberOfClasses.get()
+        if classes and classes > images.getSize() >= 2:
+            errors.append(f"{classes} classes asked of {images.getSize()} subtomograms: ask for "
+                          "fewer classes.")
+        references = self.inputReferences.get()
+        if references is not None:
+            n_references = references.getSize() if _is_set(references) else 1
+            if n_references != classes:
+                errors.append(f"{n_references} starting average(s) for {classes} classes: give "
+                              "one for each class, or none.")
+        return errors
+
+    def _warnings(self):
+        images, classes = self.inputSubtomograms.get(), self.numberOfClasses.get()
+        if images is not None and 2 <= images.getSize() < 10 * classes:
+            return [f"Only {images.getSize()} subtomograms for {classes} classes: a class of fewer "
+                    "than about 10 particles averages noise."]
+        return []
+
+    def _summary(self):
+        rows = self.history()
+        if not rows:
+            return self.notReady()
+        last = rows[-1]
+        lines = [f"Iteration *{last['iteration']:.0f}* of {self.numberOfIterations.get()}: "
+                 f"log-likelihood {last['log_likelihood']:.6g}."]
+        shares = [last[k] for k in sorted(last) if k.startswith("alpha_")]
+        lines.append("Class shares: " + ", ".join(f"{share:.0%}" for share in shares))
+        if hasattr(self, "classes"):
+            empty = self.numberOfClasses.get() - self.classes.getSize()
+            n_lost = self.inputSubtomograms.get().getSize() - self.subtomograms.getSize()
+            if empty:
+                lines.append(f"{empty} class(es) got no particle; their averages are those of "
+                             "the iteration before they became empty.")
+            if n_lost:
+                lines.append(f"{n_lost} subtomograms are missing in the result (disabled).")
+        return lines
+
+    def _methods(self):
+        if not hasattr(self, "classes"):
+            return []
+        return [f"{self.inputSubtomograms.get().getSize()} subtomograms were sorted into "
+                f"{self.numberOfClasses.get()} class(es) and averaged by FAML [Zhao2018] in "
+                f"{len(self.history())} iterations."]
+
+    def _citations(self):
+        return ["Zhao2018", "Frazier2017", "Scheres2009"]
+
+
+class ProtFamlAlign(_ProtFamlParticles):
+    """Aligns subtomograms to a known map and averages them.
+
+    Every particle gets the pose that correlates best where it was measured (FA: fast alignment,
+    one pose a particle) [Frazier2017]. The average follows the reference where data are weak:
+    low-pass it to what you are sure of.
+    """
+
+    _label = "align to a reference (FA)"
+    _possibleOutputs = FamlAlignOutputs
+
+    # ---------------------------------------------------------------------------------- form
+    def _defineParams(self, form):
+        form.addSection(label=Message.LABEL_INPUT)
+        form.addParam(
+            "inputSubtomograms", params.PointerParam, pointerClass="SetOfSubTomograms",
+            important=True, label="Subtomograms")
+        form.addParam(
+            "inputReference", params.PointerParam, important=True, label="Reference",
+            pointerClass="AverageSubTomogram, SubTomogram, Volume",
+            help="Bright density on dark, centred. It is resampled to the voxels of the particles "
+                 "and cropped or padded to their box.")
+        form.addParam("lowPass", params.FloatParam, default=40.0, allowsNull=True,
+                      label="Compare up to (Å)", help="Empty: everything the voxels can hold.")
+        form.addParam("maxShift", params.FloatParam, allowsNull=True,
+                      label="Largest shift (voxels)", help="Empty: a sixth of the box.")
+        form.addParam(
+            "search", params.EnumParam, default=1, expertLevel=params.LEVEL_ADVANCED,
+            choices=SEARCH_LABELS, label="Search for poses",
+            help="One alignment is quick either way; the exhaustive search misses fewer poses.")
+        add_tilt_range(form)
+        form.addParallelSection(threads=4, mpi=0)
+
+    # --------------------------------------------------------------------------------- steps
+    def _insertAllSteps(self):
+        settings = self.settingsFingerprint()
+        self._insertFunctionStep(self.convertInputStep, settings, needsGPU=False)
+        self._insertFunctionStep(self.alignStep, settings, needsGPU=False)
+        self._insertFunctionStep(self.averageStep, settings, needsGPU=False)
+        self._insertFunctionStep(self.createOutputStep, settings, needsGPU=False)
+
+    def alignStep(self, settings):
+        """Find the best pose of every particle."""
+        results = self.resultsFolder(settings)
+        self.runVerb(
+            "align", self._particleTable(), output=results, overwrite=True,
+            reference=convert.mrc_file(self.inputReference.get(),
+                                       self._getExtraPath("input", "reference.mrc")),
+            search=SEARCHES[self.search.get()], max_shift=self.maxShift.get(), low_pass=self.lowPass.get(),
+            workers=self.programThreads())
+        return [str(results / "particles.star")]
+
+    def averageStep(self, settings):
+        """Average the aligned particles, and their halves."""
+        averages = self.resultsFolder(settings, "average")
+        self.runVerb("average", self._getExtraPath("results", "particles.star"), output=averages,
+                     overwrite=True, workers=self.programThreads())
+        return [str(averages / "average.mrc")]
+
+    def createOutputStep(self, settings):
+        """Read the results back into Scipion's objects."""
+        images = self.inputSubtomograms.get()
+        halves = tuple(self._getExtraPath("average", f"half{h}.mrc") for h in (1, 2))
+        average = convert.new_average(
+            self._getExtraPath("average", "average.mrc"), images.getSamplingRate(), halves)
+        outputs = {
+            "subtomograms": self._alignedSubtomograms(convert.ItemUpdater(self._resultTable())),
+            "average": average,
+        }
+        fscs = SetOfFSCs.create(self.getPath(), prefix="fscs")
+        fscs.append(convert.read_fscs(self._getExtraPath("average", "fsc.csv"))[0])
+        outputs["fscs"] = fscs
+        self._defineOutputs(**outputs)
+        for output in outputs.values():
+            self._defineSourceRelation(self.inputSubtomograms, output)
+            self._defineSourceRelation(self.inputReference, output)
+
+    # ---------------------------------------------------------------------------------- info
+    def _validate(self):
+        errors = []
+        images, reference = self.inputSubtomograms.get(), self.inputReference.get()
+        if images is None or reference is None:
+            return errors
+        self.checkSubtomograms(images, 1, errors)
+        if reference.getDim() and len(set(reference.getDim())) != 1:
+            errors.append(f"The reference measures {reference.getDim()} voxels (x, y, z): a cube "
+                          "is needed.")
+        return errors
+
+    def _summary(self):
+        if not hasattr(self, "average"):
+            return self.notReady()
+        lines = [f"*{self.subtomograms.getSize()}* subtomograms aligned and averaged."]
+        n_lost = self.inputSubtomograms.get().getSize() - self.subtomograms.getSize()
+        if n_lost:
+            lines.append(f"{n_lost} subtomograms are missing in the result (disabled).")
+        return lines
+
+    def _methods(self):
+        if not hasattr(self, "average"):
+            return []
+        return ["Subtomograms were aligned to a reference by fast rotational matching "
+                "[Frazier2017] and averaged with their missing wedges."]
+
+    def _citations(self):
+        return ["Frazier2017", "Zhao2018"]
+
+
+def _is_set(references):
+    return hasattr(references, "iterItems")
+
+
+def _number(text):
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
