@@ -177,6 +177,10 @@ class Run:
         same = record.get("settings") == self.settings and "result" in record
         return dict(record["result"]) if same else None
 
+    def reopen(self) -> None:
+        """Forget that the run finished: it goes on."""
+        self.record.unlink(missing_ok=True)
+
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
         """Write the record and return `result` as plain JSON types."""
         result = plain(result)

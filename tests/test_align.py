@@ -1,0 +1,157 @@
+import numpy as np
+import pytest
+from phantoms import blobs, particles
+
+from scipion_faml.align import (
+    best_rotations,
+    best_shift,
+    exhaustive_candidates,
+    find_candidates,
+    magnitude_scores,
+    observe,
+    prepare_reference,
+    score_pose,
+)
+from scipion_faml.faml import Geometry
+from scipion_faml.fourier import frequencies, sample_set, spectrum
+from scipion_faml.geometry import (
+    RigidTransforms,
+    euler_to_matrix,
+    rotation_angle_deg,
+)
+from scipion_faml.harmonics import shell_plan
+from scipion_faml.model import FamlConfig
+from scipion_faml.volume import move_volume
+from scipion_faml.wedge import MissingWedge
+
+
+def errors(candidates, pose):
+    """Rotation (deg) and shift (voxels) errors of every candidate."""
+    angle = rotation_angle_deg(candidates.transforms.rotation, pose.rotation[0])
+    return angle, np.linalg.norm(candidates.transforms.shift_xyz - pose.shift_xyz, axis=1)
+
+
+def test_a_clear_particle_is_found_by_its_best_candidate():
+    reference_volume = blobs(24, 0)
+    source, _, poses = particles([reference_volume], 6, snr=2.0)
+    geometry = Geometry.of(source, FamlConfig())
+    reference = prepare_reference(reference_volume, geometry.samples, geometry.plan)
+    for i in range(6):
+        found = find_candidates(geometry.observe(source, i), reference, 0, 50, 4.0)
+        angle, shift = errors(found, poses[[i]])
+        best = found.score.argmax()
+        # The grid has 20 deg steps; parabolas and magnitudes leave a third of one.
+        assert angle[best] < 12.0
+        assert shift[best] < 0.7
+
+
+def test_the_exhaustive_search_refines_to_a_few_degrees():
+    reference_volume = blobs(16, 1, width=0.08)
+    source, _, poses = particles([reference_volume], 3, snr=2.0)
+    geometry = Geometry.of(source, FamlConfig())
+    reference = prepare_reference(reference_volume, geometry.samples, geometry.plan)
+    for i in range(3):
+        found = exhaustive_candidates(geometry.observe(source, i), reference, 0, 2, 3.0, 30.0)
+        angle, shift = errors(found, poses[[i]])
+        best = found.score.argmax()
+        assert angle[best] < 5.0
+        assert shift[best] < 0.4
+
+
+def test_the_score_is_equation_1_summed_over_every_sample():
+    n = 8
+    rng = np.random.default_rng(0)
+    samples, plan = sample_set(n), shell_plan(4, 3)
+    average = blobs(n, 2, width=0.15)
+    wedge = MissingWedge(-60, 60).mask(n)
+    volume = rng.normal(size=(n, n, n)).astype(np.float32)
+    observation = observe(volume, wedge, samples, plan)
+    reference = prepare_reference(average, samples, plan)
+    rotation, shift = euler_to_matrix(np.array([0.3, 0.9, 1.2])), np.array([0.4, -1.0, 0.7])
+    model = reference.turned(rotation)
+    cross, power = score_pose(observation, model, shift)
+    # Equation 1 over the whole spectrum: both Friedel mates, the wedge, the shift of A.
+    kz, ky, kx = np.broadcast_arrays(*frequencies(n))
+    half_model = samples.put(model)
+    ramp = np.exp(-2j * np.pi / n * (kx * shift[0] + ky * shift[1] + kz * shift[2]))
+    kept = samples.put(samples.multiplicity) * wedge
+    expected = np.sum(kept * spectrum(volume) * np.conj(half_model * ramp)).real
+    assert cross == pytest.approx(expected, rel=1e-4)
+    assert power == pytest.approx(np.sum(kept * np.abs(half_model) ** 2), rel=1e-4)
+
+
+def test_the_best_shift_is_the_maximum_over_a_dense_grid_of_shifts():
+    n = 12
+    samples, plan = sample_set(n), shell_plan(6, 5)
+    average = blobs(n, 3, width=0.12)
+    true_shift = np.array([1.3, -0.6, 0.2])
+    moved = move_volume(average, RigidTransforms([[0, 0, 0]], [true_shift]))
+    observation = observe(moved, MissingWedge(-60, 60).mask(n), samples, plan)
+    model = prepare_reference(average, samples, plan).turned(np.eye(3))
+    found = best_shift(observation, model, 3.0)
+    axis = np.arange(-2.0, 2.01, 0.2)
+    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+    dense = grid[np.argmax([score_pose(observation, model, t)[0] for t in grid])]
+    np.testing.assert_allclose(found, dense, atol=0.25)  # a step and the parabola's error
+    np.testing.assert_allclose(found, true_shift, atol=0.2)
+
+
+def test_a_shift_beyond_the_limit_is_not_proposed():
+    n = 16
+    samples, plan = sample_set(n), shell_plan(6, 7)
+    average = blobs(n, 3)
+    moved = move_volume(average, RigidTransforms([[0, 0, 0]], [[5.0, 0.0, 0.0]]))
+    observation = observe(moved, MissingWedge(-60, 60).mask(n), samples, plan)
+    model = prepare_reference(average, samples, plan).turned(np.eye(3))
+    assert np.linalg.norm(best_shift(observation, model, 2.0)) < 2.6
+
+
+def test_the_magnitude_bound_does_not_depend_on_where_the_particle_sits():
+    n = 24
+    average = blobs(n, 4, radius=0.12)
+    geometry = Geometry(sample_set(n), shell_plan(10, 11))
+    reference = prepare_reference(average, geometry.samples, geometry.plan)
+    wedge = MissingWedge(-60, 60).mask(n)
+    scores = []
+    for shift in ([0.0, 0.0, 0.0], [3.0, -2.0, 1.0]):
+        moved = move_volume(average, RigidTransforms([[0.5, 1.0, 0.2]], [shift]))
+        observation = observe(moved, wedge, geometry.samples, geometry.plan)
+        scores.append(magnitude_scores(observation, reference))
+    np.testing.assert_allclose(scores[0], scores[1], rtol=0.05)
+
+
+def test_the_bound_is_never_below_the_score_it_bounds():
+    n = 16
+    average = blobs(n, 5, width=0.1)
+    geometry = Geometry(sample_set(n), shell_plan(8, 7))
+    reference = prepare_reference(average, geometry.samples, geometry.plan)
+    source, _, _ = particles([average], 1, snr=0.5)
+    observation = geometry.observe(source, 0)
+    found = find_candidates(observation, reference, 0, 10, 3.0)
+    for rotation, score in zip(found.transforms.rotation, found.score, strict=True):
+        model = reference.turned(rotation)
+        bound = np.sum(
+            observation.sample_weight * np.abs(observation.values) * np.abs(model)
+        ) / np.sqrt(np.sum(observation.sample_weight * np.abs(model) ** 2))
+        assert score <= bound * (1 + 1e-5)
+
+
+def test_candidates_are_maxima_apart_from_each_other_and_best_first():
+    n = 16
+    plan = shell_plan(8, 7)
+    average = blobs(n, 6)
+    reference = prepare_reference(average, sample_set(n), plan)
+    source, _, _ = particles([average], 1, snr=0.05)
+    score = magnitude_scores(observe(source[0].volume, source[0].wedge, sample_set(n), plan), reference)
+    rotation = euler_to_matrix(best_rotations(score, plan, 20))
+    angle = rotation_angle_deg(rotation[:, None], rotation[None])
+    assert angle[~np.eye(len(rotation), dtype=bool)].min() > 360 / plan.n_angles
+    assert len(rotation) <= 20
+
+
+def test_a_particle_that_does_not_fit_the_box_is_named():
+    with pytest.raises(ValueError, match="subtomogram 3: volume"):
+        observe(
+            np.zeros((8, 8, 8), np.float32), np.ones((9, 9, 5), np.float32),
+            sample_set(8), shell_plan(4, 3), index=2,
+        )
