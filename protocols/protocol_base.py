@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 from pwem.protocols import EMProtocol
@@ -99,6 +100,56 @@ class ProtFamlBase(EMProtocol, ProtTomoBase):
         """Return the tilt range typed into the form, or None to take the acquisition's."""
         low, high = self.tiltMin.get(), self.tiltMax.get()
         return None if low is None or high is None else MissingWedge(low, high)
+
+    # -------------------------------------------------------------------- one tomogram at a time
+    @staticmethod
+    def tomogramOf(tomograms, ts_id):
+        """Return the tomogram with this tilt series id (cloned).
+
+        Raises
+        ------
+        PyworkflowException
+            If there is none.
+        """
+        tomogram = tomograms.getItem("_tsId", ts_id)
+        if tomogram is None:
+            raise PyworkflowException(f"no tomogram has the tilt series id {ts_id}")
+        return tomogram.clone()
+
+    @contextmanager
+    def failureRecorded(self, ts_id):
+        """Keep a tomogram's error in a file, so that the other tomograms go on."""
+        path = self._failureFile(ts_id)
+        path.unlink(missing_ok=True)
+        try:
+            yield
+        except (PyworkflowException, ValueError, OSError) as error:
+            path.write_text(str(error))
+            self.info(f"{ts_id} failed: {error}")
+
+    def _failureFile(self, ts_id):
+        return Path(self._getExtraPath(f"{ts_id}.failed"))
+
+    def failureOf(self, ts_id):
+        """Return a tomogram's error, or an empty text."""
+        path = self._failureFile(ts_id)
+        return path.read_text() if path.is_file() else ""
+
+    def _failures(self):
+        return {path.stem: path.read_text()
+                for path in sorted(Path(self._getExtraPath()).glob("*.failed"))}
+
+    def failureLines(self):
+        """Return a line of the summary for every tomogram that failed."""
+        return [f"*{ts_id} failed:* {text}" for ts_id, text in self._failures().items()]
+
+    def raiseIfAllFailed(self, n_results):
+        """Raise the first tomogram's error when nothing came out of any."""
+        failures = self._failures()
+        if n_results == 0:
+            raise PyworkflowException(
+                next(iter(failures.values())) if failures else
+                "nothing was found in any tomogram: see the output log")
 
     # ----------------------------------------------------------------------------- validation
     def checkSubtomograms(self, images, n_needed, errors):
@@ -243,6 +294,14 @@ def counts_for(structures, counts):
             f"{len(numbers)} numbers of particles for {len(structures)} structures: give one for "
             "all, or one each")
     return numbers
+
+
+def check_tomograms(tomograms, errors):
+    """Add to `errors` what is wrong with a set of tomograms (cheap: no file is read)."""
+    if tomograms.getSize() < 1:
+        errors.append("The set of tomograms is empty.")
+    if not (tomograms.getSamplingRate() or 0) > 0:
+        errors.append("The tomograms have no voxel size: import them again.")
 
 
 def check_simulation(structures, counts, tilts, errors):

@@ -300,7 +300,8 @@ class ProtFamlAlign(_ProtFamlParticles):
             "align", self._particleTable(), output=results, overwrite=True,
             reference=convert.mrc_file(self.inputReference.get(),
                                        self._getExtraPath("input", "reference.mrc")),
-            search=SEARCHES[self.search.get()], max_shift=self.maxShift.get(), low_pass=self.lowPass.get(),
+            search=SEARCHES[self.search.get()], max_shift=self.maxShift.get(),
+            low_pass=self.lowPass.get(),
             workers=self.programThreads())
         return [str(results / "particles.star")]
 

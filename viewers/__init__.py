@@ -1,0 +1,17 @@
+"""Viewers; Scipion collects the classes found here. They need matplotlib alone."""
+
+from .viewer_faml import (
+    FamlAlignViewer,
+    FamlAveragesViewer,
+    FamlClassesViewer,
+    FamlClassifyViewer,
+)
+from .viewer_picks import FamlPicksViewer
+
+__all__ = [
+    "FamlAlignViewer",
+    "FamlAveragesViewer",
+    "FamlClassesViewer",
+    "FamlClassifyViewer",
+    "FamlPicksViewer",
+]
