@@ -46,7 +46,7 @@ def _masked_spectrum(volume: FloatArray, mask: FloatArray | None) -> ComplexArra
 def _correlate(first: ComplexArray, second: ComplexArray) -> FloatArray:
     """FSC of two spectra."""
     n = first.shape[0]
-    cross = shell_sums((first * second.conj()).real, n)
+    cross = shell_sums(np.asarray((first * second.conj()).real, dtype=np.float64), n)
     power = shell_sums(np.abs(first) ** 2, n) * shell_sums(np.abs(second) ** 2, n)
     # An empty map, or one filtered to nothing, has no phase to agree with.
     has_power = power > np.finfo(float).tiny

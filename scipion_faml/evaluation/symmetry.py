@@ -1,7 +1,7 @@
 """Point groups: rotations that carry a symmetric structure onto itself.
 
-Axes lie as in RELION: Cn and Dn along z, Dn with a two-fold along x; O with four-folds along x, y, z;
-T with a three-fold along z; I (= I2) and I1, I3, I4 in their usual settings.
+Axes lie as in RELION: Cn and Dn along z, Dn with a two-fold along x; O with four-folds along x, y
+and z; T with a three-fold along z; I (= I2) and I1, I3, I4 in their usual settings.
 """
 
 from __future__ import annotations
