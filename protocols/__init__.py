@@ -1,12 +1,13 @@
 """The forms of the plugin; Scipion collects the classes found here."""
 
 from .protocol_extract import ProtFamlExtractSubtomograms
-from .protocol_faml import ProtFamlAlign, ProtFamlClassify
+from .protocol_faml import ProtFamlAlign, ProtFamlAverage, ProtFamlClassify
 from .protocol_pick_dog import ProtFamlPickDog
 from .protocol_simulate import ProtFamlSimulateSubtomograms, ProtFamlSimulateTomograms
 
 __all__ = [
     "ProtFamlAlign",
+    "ProtFamlAverage",
     "ProtFamlClassify",
     "ProtFamlExtractSubtomograms",
     "ProtFamlPickDog",

@@ -17,7 +17,7 @@ from tomo.objects import (
 )
 
 from scipion_faml import convert
-from scipion_faml.io import read_particles
+from scipion_faml.io import read_particles, write_particles
 
 from .protocol_base import ProtFamlBase, add_tilt_range
 
@@ -44,6 +44,13 @@ class FamlAlignOutputs(enum.Enum):
     fscs = SetOfFSCs
 
 
+class FamlAverageOutputs(enum.Enum):
+    """Names of the outputs; saved projects and workflows rely on them."""
+
+    average = AverageSubTomogram
+    fscs = SetOfFSCs
+
+
 class _ProtFamlParticles(ProtFamlBase):
     """What classifying and aligning share: the input table and aligned particles."""
 
@@ -55,6 +62,24 @@ class _ProtFamlParticles(ProtFamlBase):
         convert.write_particle_table(
             self.inputSubtomograms.get(), self._particleTable(), self.tiltRangeGiven())
         return [self._particleTable()]
+
+    def _averageParticles(self, table, settings):
+        """Average particles with known poses, and their halves, into extra/average."""
+        averages = self.resultsFolder(settings, "average")
+        self.runVerb("average", table, output=averages, overwrite=True,
+                     workers=self.programThreads())
+        return [str(averages / "average.mrc")]
+
+    def _averageOutputs(self):
+        """Return the average with its halves, and their FSC."""
+        halves = tuple(self._getExtraPath("average", f"half{h}.mrc") for h in (1, 2))
+        average = convert.new_average(
+            self._getExtraPath("average", "average.mrc"),
+            self.inputSubtomograms.get().getSamplingRate(), halves)
+        fscs = SetOfFSCs.create(self.getPath(), prefix="fscs")
+        for curve in convert.read_fscs(self._getExtraPath("average", "fsc.csv")):
+            fscs.append(curve)
+        return {"average": average, "fscs": fscs}
 
     def _resultTable(self):
         return read_particles(Path(self._getExtraPath("results", "particles.star")))
@@ -281,7 +306,7 @@ class ProtFamlAlign(_ProtFamlParticles):
         form.addParam(
             "search", params.EnumParam, default=1, expertLevel=params.LEVEL_ADVANCED,
             choices=SEARCH_LABELS, label="Search for poses",
-            help="One alignment is quick either way; the exhaustive search misses fewer poses.")
+            help="The exhaustive search misses fewer poses and takes many times longer.")
         add_tilt_range(form)
         form.addParallelSection(threads=4, mpi=0)
 
@@ -307,24 +332,12 @@ class ProtFamlAlign(_ProtFamlParticles):
 
     def averageStep(self, settings):
         """Average the aligned particles, and their halves."""
-        averages = self.resultsFolder(settings, "average")
-        self.runVerb("average", self._getExtraPath("results", "particles.star"), output=averages,
-                     overwrite=True, workers=self.programThreads())
-        return [str(averages / "average.mrc")]
+        return self._averageParticles(self._getExtraPath("results", "particles.star"), settings)
 
     def createOutputStep(self, settings):
         """Read the results back into Scipion's objects."""
-        images = self.inputSubtomograms.get()
-        halves = tuple(self._getExtraPath("average", f"half{h}.mrc") for h in (1, 2))
-        average = convert.new_average(
-            self._getExtraPath("average", "average.mrc"), images.getSamplingRate(), halves)
-        outputs = {
-            "subtomograms": self._alignedSubtomograms(convert.ItemUpdater(self._resultTable())),
-            "average": average,
-        }
-        fscs = SetOfFSCs.create(self.getPath(), prefix="fscs")
-        fscs.append(convert.read_fscs(self._getExtraPath("average", "fsc.csv"))[0])
-        outputs["fscs"] = fscs
+        update = convert.ItemUpdater(self._resultTable())
+        outputs = {"subtomograms": self._alignedSubtomograms(update), **self._averageOutputs()}
         self._defineOutputs(**outputs)
         for output in outputs.values():
             self._defineSourceRelation(self.inputSubtomograms, output)
@@ -359,6 +372,73 @@ class ProtFamlAlign(_ProtFamlParticles):
 
     def _citations(self):
         return ["Frazier2017", "Zhao2018"]
+
+
+class ProtFamlAverage(_ProtFamlParticles):
+    """Averages subtomograms with the alignment they have, each weighted by what it measured.
+
+    Use it on extracted particles with known orientations, or to average again with another tilt
+    range. Two half averages and their Fourier shell correlation come with it.
+    """
+
+    _label = "average aligned subtomograms"
+    _possibleOutputs = FamlAverageOutputs
+
+    # ---------------------------------------------------------------------------------- form
+    def _defineParams(self, form):
+        form.addSection(label=Message.LABEL_INPUT)
+        form.addParam(
+            "inputSubtomograms", params.PointerParam, pointerClass="SetOfSubTomograms",
+            important=True, label="Subtomograms",
+            help="Particles without alignment are averaged as they are.")
+        add_tilt_range(form)
+        form.addParallelSection(threads=4, mpi=0)
+
+    # --------------------------------------------------------------------------------- steps
+    def _insertAllSteps(self):
+        settings = self.settingsFingerprint()
+        self._insertFunctionStep(self.convertInputStep, settings, needsGPU=False)
+        self._insertFunctionStep(self.averageStep, settings, needsGPU=False)
+        self._insertFunctionStep(self.createOutputStep, settings, needsGPU=False)
+
+    def convertInputStep(self, settings):
+        """Write the input set as a STAR table with its poses; classes are averaged together."""
+        table = convert.particle_table(
+            self.inputSubtomograms.get(), self._getExtraPath("input", "converted"),
+            self.tiltRangeGiven())
+        write_particles(self._particleTable(), convert.ready_to_average(table))
+        return [self._particleTable()]
+
+    def averageStep(self, settings):
+        """Average the particles, and their halves."""
+        return self._averageParticles(self._particleTable(), settings)
+
+    def createOutputStep(self, settings):
+        """Read the results back into Scipion's objects."""
+        outputs = self._averageOutputs()
+        self._defineOutputs(**outputs)
+        for output in outputs.values():
+            self._defineSourceRelation(self.inputSubtomograms, output)
+
+    # ---------------------------------------------------------------------------------- info
+    def _validate(self):
+        errors = []
+        if self.inputSubtomograms.get() is not None:
+            self.checkSubtomograms(self.inputSubtomograms.get(), 2, errors)
+        return errors
+
+    def _summary(self):
+        if not hasattr(self, "average"):
+            return self.notReady()
+        images = self.inputSubtomograms.get()
+        poses = "with" if images.hasAlignment3D() else "without"
+        return [f"*{images.getSize()}* subtomograms averaged {poses} alignment."]
+
+    def _methods(self):
+        if not hasattr(self, "average"):
+            return []
+        return [f"{self.inputSubtomograms.get().getSize()} subtomograms were averaged, each "
+                "weighted by the part of Fourier space it measured [Zhao2018]."]
 
 
 def _is_set(references):

@@ -13,6 +13,7 @@ to the tomogram's origin (its centre dim / 2 unless set otherwise), in voxels of
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -414,6 +415,15 @@ def by_tomogram(coordinates: SetOfCoordinates3D) -> Iterator[Tomogram]:
     for tomogram in coordinates.getPrecedents().iterItems():
         if tomogram.getTsId() in used:
             yield tomogram.clone()
+
+
+def ready_to_average(table: ParticleTable) -> ParticleTable:
+    """Return the table as one class, with identity poses where it has none."""
+    rows = table.rows.drop(columns=["rlnClassNumber"], errors="ignore")
+    one_class = replace(table, rows=rows)
+    if has_pose_columns(table):
+        return one_class
+    return one_class.with_poses(RigidTransforms.identity(len(table)))
 
 
 def has_pose_columns(table: ParticleTable) -> bool:

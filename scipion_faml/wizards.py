@@ -7,6 +7,7 @@ from pwem.wizards import EmWizard
 from scipion_faml.convert import tilt_range_of
 from scipion_faml.protocols import (
     ProtFamlAlign,
+    ProtFamlAverage,
     ProtFamlClassify,
     ProtFamlExtractSubtomograms,
     ProtFamlPickDog,
@@ -54,7 +55,8 @@ class FamlTiltRangeWizard(EmWizard):
     """Shows the tilt range of the particles' acquisition in the form."""
 
     _targets = [(ProtFamlClassify, ["tiltMin", "tiltMax"]),
-                (ProtFamlAlign, ["tiltMin", "tiltMax"])]
+                (ProtFamlAlign, ["tiltMin", "tiltMax"]),
+                (ProtFamlAverage, ["tiltMin", "tiltMax"])]
 
     def show(self, form, *params):
         images = form.protocol.inputSubtomograms.get()

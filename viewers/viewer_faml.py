@@ -18,7 +18,7 @@ from scipion_faml import plots
 from scipion_faml.convert import has_pose_columns
 from scipion_faml.io import read_cube, read_particles
 
-from ..protocols.protocol_faml import ProtFamlAlign, ProtFamlClassify
+from ..protocols.protocol_faml import ProtFamlAlign, ProtFamlAverage, ProtFamlClassify
 from .figure_view import FigureView
 
 NOTHING_YET = "There is nothing to show yet: the run has not finished its first iteration."
@@ -130,7 +130,7 @@ class FamlAlignViewer(FamlRunViewer):
     """The average of an alignment, its halves' FSC and the orientations."""
 
     _label = "average and FSC (FAML)"
-    _targets = [ProtFamlAlign]
+    _targets = [ProtFamlAlign, ProtFamlAverage]
 
     def _defineParams(self, form):
         form.addSection(label="FAML")
