@@ -13,7 +13,7 @@ import html
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
 
@@ -24,7 +24,7 @@ from scipion_faml.plots import png_bytes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Table = Mapping[str, Any] | pd.DataFrame
+Table: TypeAlias = "Mapping[str, Any] | pd.DataFrame"
 MAX_ROWS = 200
 DPI = 130
 

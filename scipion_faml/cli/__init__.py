@@ -26,6 +26,7 @@ VERBS = {
     "evaluate-poses": "evaluate",
     "evaluate-classes": "evaluate",
     "evaluate-average": "evaluate",
+    "evaluate-picks": "evaluate",
     "fsc": "evaluate",
     "demo": "demo",
 }

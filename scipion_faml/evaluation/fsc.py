@@ -46,11 +46,18 @@ def _masked_spectrum(volume: FloatArray, mask: FloatArray | None) -> ComplexArra
 def _correlate(first: ComplexArray, second: ComplexArray) -> FloatArray:
     """FSC of two spectra."""
     n = first.shape[0]
-    cross = shell_sums(np.asarray((first * second.conj()).real, dtype=np.float64), n)
-    power = shell_sums(np.abs(first) ** 2, n) * shell_sums(np.abs(second) ** 2, n)
+    product: FloatArray = (first * second.conj()).real
+    cross = shell_sums(product, n)
+    power = _power(first) * _power(second)
     # An empty map, or one filtered to nothing, has no phase to agree with.
     has_power = power > np.finfo(float).tiny
     return np.where(has_power, cross / np.sqrt(np.where(has_power, power, 1.0)), 0.0)
+
+
+def _power(half: ComplexArray) -> FloatArray:
+    """Sum of |F|^2 in every shell."""
+    squared: FloatArray = half.real**2 + half.imag**2
+    return shell_sums(squared, half.shape[0])
 
 
 def frequencies_per_angst(n: int, voxel_size_angst: float) -> FloatArray:

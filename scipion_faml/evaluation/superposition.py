@@ -67,7 +67,7 @@ def without_radial_mean(volume: FloatArray) -> FloatArray:
     count = np.bincount(low, 1 - part, size) + np.bincount(low + 1, part, size)
     total = np.bincount(low, values * (1 - part), size) + np.bincount(low + 1, values * part, size)
     mean = total / np.maximum(count, 1e-12)
-    flat = values - (mean[low] * (1 - part) + mean[low + 1] * part)
+    flat: FloatArray = values - (mean[low] * (1 - part) + mean[low + 1] * part)
     return flat.reshape(volume.shape)
 
 
@@ -216,12 +216,12 @@ def _distinct(
 def _background_removed(volume: FloatArray) -> FloatArray:
     """The volume minus the mean of what lies outside the inscribed ball."""
     outside = 1.0 - inscribed_sphere(volume.shape[0])
-    level = np.average(np.asarray(volume, dtype=np.float64), weights=outside)
-    return (volume - level).astype(np.float32)
+    level = float(np.average(np.asarray(volume, dtype=np.float64), weights=outside))
+    return np.asarray(volume - level, dtype=np.float32)
 
 
 def superpose(volume: FloatArray, reference: FloatArray) -> tuple[RigidTransforms, float]:
-    """Return the pose that carries `volume` onto `reference`, and their correlation in Fourier space.
+    """Return the pose that carries `volume` onto `reference`, and their correlation then.
 
     Parameters
     ----------
@@ -336,5 +336,13 @@ def _axis_to_z(axis: FloatArray, shift_xyz: FloatArray, fold: int) -> RigidTrans
     turn = rotation_about(axis, 360.0 / fold)
     # A point c stays when turn c + shift = c; along the axis it is free, and pinv chooses 0 there.
     fixed = np.linalg.pinv(np.eye(3) - turn, rcond=1e-6) @ shift_xyz
-    rotation = Rotation.align_vectors(np.array([[0.0, 0.0, 1.0]]), axis[None])[0].as_matrix()
+    rotation = _turn_to_z(axis)
     return RigidTransforms.from_rotation(rotation[None], -(rotation @ fixed)[None])
+
+
+def _turn_to_z(axis: FloatArray) -> FloatArray:
+    """The smallest rotation that carries a unit vector to (0, 0, 1)."""
+    angle_deg = np.rad2deg(np.arctan2(np.hypot(axis[0], axis[1]), axis[2]))
+    across = np.array([axis[1], -axis[0], 0.0])
+    # Vectors on the z axis may be turned about any axis across it.
+    return rotation_about(across if np.linalg.norm(across) > 1e-9 else (1, 0, 0), angle_deg)
