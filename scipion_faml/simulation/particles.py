@@ -23,6 +23,7 @@ from scipion_faml.simulation.tilt_series import (
 from scipion_faml.types import FloatArray, IntArray
 from scipion_faml.wedge import MissingWedge
 
+NEAR = 0.5  # half-width of `invert_tilt_series`: fidelity to the density before all
 AXES = {"x": np.eye(3)[0], "y": np.eye(3)[1], "z": np.eye(3)[2]}
 
 
@@ -111,6 +112,6 @@ def make_subtomogram(
     )
     projections = central_slices(oversampled_spectrum(density), n, rotations)
     images = record(projections, (n, n), settings.snr, transfer, rng)
-    half = divide(*invert_tilt_series(images, np.ones(images.shape), rotations))
+    half = divide(*invert_tilt_series(images, np.ones(images.shape), rotations, NEAR))
     kept = settings.wedge.mask(n) * (frequency_radius(n) <= n // 2)
     return volume_from_spectrum(half * kept, n).astype(np.float32)
