@@ -1,5 +1,6 @@
 """The forms of the plugin; Scipion collects the classes found here."""
 
+from .protocol_evaluate import ProtFamlEvaluate
 from .protocol_extract import ProtFamlExtractSubtomograms
 from .protocol_faml import ProtFamlAlign, ProtFamlAverage, ProtFamlClassify
 from .protocol_pick_dog import ProtFamlPickDog
@@ -9,6 +10,7 @@ __all__ = [
     "ProtFamlAlign",
     "ProtFamlAverage",
     "ProtFamlClassify",
+    "ProtFamlEvaluate",
     "ProtFamlExtractSubtomograms",
     "ProtFamlPickDog",
     "ProtFamlSimulateSubtomograms",

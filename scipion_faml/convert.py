@@ -39,9 +39,11 @@ from scipion_faml.geometry import RigidTransforms, from_scipion_matrices, scipio
 from scipion_faml.io import (
     ANGLES,
     COORDINATES,
+    ORIGINS,
     ParticleTable,
     optics_table,
     read_header,
+    read_particles,
     write_particles,
 )
 from scipion_faml.types import FloatArray
@@ -54,6 +56,7 @@ PROBABILITY = "rlnMaxValueProbDistribution"
 LOG_LIKELIHOOD = "rlnLogLikeliContribution"
 MRC_SUFFIXES = {".mrc", ".map", ".rec", ".mrcs", ".ccp4"}
 IDENTITY = np.eye(4)
+NO_WEDGE = MissingWedge(-90.0, 90.0)  # for tables that only name poses and classes
 
 
 # ------------------------------------------------------------------------------- tilt ranges
@@ -170,6 +173,9 @@ def particle_table(
         rows["rlnClassNumber"] = [item.getClassId() for item in items]
     box = int(whole.getDim()[0]) if whole.getDim() else read_header(rows["rlnImageName"][0])[0][0]
     optics = optics_table(voxel_size_angst, box, [MissingWedge(*g) for g in groups])
+    if COORDINATES[0] in rows:  # positions count the tomogram's voxels, not those of the boxes
+        tomogram = whole.getTomogram(items[0])
+        optics["rlnTomoTiltSeriesPixelSize"] = float(tomogram.getSamplingRate())
     table = ParticleTable(rows, optics)
     matrices = np.array([matrix_of(item) for item in items])
     if whole.hasAlignment3D() or not np.allclose(matrices, IDENTITY):
@@ -321,6 +327,46 @@ def picks_table(coordinates: SetOfCoordinates3D, tomogram: Tomogram) -> Particle
     if not np.allclose(matrices, IDENTITY):
         table = table.with_poses(from_scipion_matrices(np.array(matrices)))
     return table
+
+
+def all_picks_table(coordinates: SetOfCoordinates3D) -> ParticleTable:
+    """Return the coordinates of all tomograms as one table (no tilt ranges)."""
+    parts = [picks_table(coordinates, tomogram) for tomogram in by_tomogram(coordinates)]
+    if not parts:
+        raise ValueError("the set of coordinates is empty")
+    rows = pd.concat([part.rows for part in parts], ignore_index=True)
+    sizes = {part.voxel_size_angst for part in parts}
+    if len(sizes) > 1:
+        raise ValueError(f"the tomograms have different voxel sizes: {sorted(sizes)}")
+    optics = pd.DataFrame({"rlnOpticsGroup": [1], "rlnImagePixelSize": [sizes.pop()]})
+    return ParticleTable(_unoriented_as_identity(rows), optics)
+
+
+def _unoriented_as_identity(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of tomograms without poses, among others with poses, get angles and origins 0."""
+    columns = [name for name in (*ANGLES, *ORIGINS) if name in rows]
+    return rows.fillna(dict.fromkeys(columns, 0.0))
+
+
+def with_model_names(table: ParticleTable, names: dict[int, str]) -> ParticleTable:
+    """Return the table with famlModel, the name of each particle's class, where all are known."""
+    if "rlnClassNumber" not in table.rows:
+        return table
+    known = [names.get(int(number)) for number in table.rows["rlnClassNumber"]]
+    return table if None in known else table.with_columns(famlModel=known)
+
+
+def same_images(truth: ParticleTable, found: ParticleTable) -> ParticleTable:
+    """Return the rows of `truth` whose image is in `found`: a set may be a subset of it."""
+    is_there = truth.rows["rlnImageName"].isin(set(found.rows["rlnImageName"]))
+    if not is_there.any():
+        return truth
+    return replace(truth, rows=truth.rows[is_there].reset_index(drop=True))
+
+
+def columns_of(path: Path | str) -> set[str]:
+    """Return the column names of a STAR table's particles."""
+    return set(read_particles(path).rows.columns)
 
 
 def append_coordinates(

@@ -1,5 +1,6 @@
 """Viewers; Scipion collects the classes found here. They need matplotlib alone."""
 
+from .viewer_evaluation import FamlEvaluationViewer
 from .viewer_faml import (
     FamlAlignViewer,
     FamlAveragesViewer,
@@ -13,5 +14,6 @@ __all__ = [
     "FamlAveragesViewer",
     "FamlClassesViewer",
     "FamlClassifyViewer",
+    "FamlEvaluationViewer",
     "FamlPicksViewer",
 ]
