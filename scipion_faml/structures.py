@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,15 +24,19 @@ from scipion_faml.simulation.density import (
     Structure,
     centred,
     radius_angst,
+    rasterise,
     structure_of_beads,
     width_of_resolution,
 )
 from scipion_faml.simulation.phantom import blob_model
-from scipion_faml.types import FloatArray
+from scipion_faml.types import ComplexArray, FloatArray
 from scipion_faml.volume import crop_or_pad
 
 MODEL_SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif")
 MAP_SUFFIXES = (".mrc", ".map", ".rec")
+# Scattering of a protein's core per cubic angstrom at 20 A: the grey level that maps and phantoms
+# are brought to, so that structures of every kind can share a tomogram.
+PROTEIN_LEVEL = 0.12
 
 
 def load_structures(
@@ -124,8 +129,10 @@ def _phantom(model: str, n: int, voxel_size_angst: float) -> Structure:
     if not text.isdecimal():
         raise ValueError(f"model {model!r}: the seed must be a whole number, for example blobs:1")
     beads = blob_model(n, int(text), voxel_size_angst)
-    structure = structure_of_beads(beads, n, voxel_size_angst, 0.0)
-    return Structure(model, structure.map, voxel_size_angst, structure.beads)
+    level = float(rasterise(beads, n, voxel_size_angst).max())
+    gain = PROTEIN_LEVEL * voxel_size_angst**3 / level
+    beads = replace(beads, weight=gain * beads.weight, name=model)
+    return structure_of_beads(beads, n, voxel_size_angst, 0.0)
 
 
 def _stem(path: str) -> str:
@@ -219,7 +226,7 @@ def _scattering(element) -> float:  # type: ignore[no-untyped-def]
 def _structure_of_map(
     path: str, n: int, voxel_size_angst: float, resolution_angst: float
 ) -> Structure:
-    """An MRC map (density positive), resampled and low-pass filtered; its centre stays the centre."""
+    """An MRC map (density positive), low-pass filtered and resampled about its centre."""
     volume, voxel_size_of_file = read_volume(path)
     if not voxel_size_of_file > 0:
         raise ValueError(f"{path} has no voxel size in its header: set it (angstrom)")
@@ -231,6 +238,10 @@ def _structure_of_map(
     density = crop_or_pad(
         change_voxel_size(cube, voxel_size_of_file, voxel_size_angst), (n, n, n)
     )
+    level = float(np.percentile(density, 99.9))
+    if not level > 0:
+        raise ValueError(f"{path} holds no density above its border: is its contrast inverted?")
+    density *= np.float32(PROTEIN_LEVEL * voxel_size_angst**3 / level)
     return Structure(_stem(path), density, voxel_size_angst)
 
 
@@ -247,7 +258,7 @@ def change_voxel_size(volume: FloatArray, from_angst: float, to_angst: float) ->
     # A sample beyond the border of the finer grid reads 0.
     half = oversampled_spectrum(volume)
     _interpolate.gather_complex(half, samples.frequency_xyz, scale * np.eye(3), values)
-    spectrum = samples.put(values)
+    spectrum: ComplexArray = np.asarray(samples.put(values), dtype=np.complex64)
     spectrum[0, 0, 0] = half[0, 0, 0]
     changed = volume_from_spectrum(spectrum, n_new) * (to_angst / from_angst) ** -3
     return changed.astype(np.float32)

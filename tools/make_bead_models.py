@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +52,8 @@ def group_atoms(atoms: BeadModel, n_beads: int, seed: int = 0) -> BeadModel:
     square = np.bincount(label, weight * ((position - centre[label]) ** 2).sum(1), n_beads)
     kept = mass > 0
     width = np.sqrt(square[kept] / mass[kept] / 3.0)
-    return BeadModel(centre[kept], width, mass[kept], atoms.name, atoms.pdb_id)
+    kept_mass = mass[kept].astype(np.float64)
+    return BeadModel(centre[kept], width, kept_mass, atoms.name, atoms.pdb_id)
 
 
 def compare(
@@ -64,8 +66,9 @@ def compare(
     first, second = (rasterise(m, n, voxel_size_angst, blur) for m in (atoms, beads))
     correlation = float(np.corrcoef(first.ravel(), second.ravel())[0, 1])
     x, y = spectrum(first), spectrum(second)
-    cross = shell_sums((x * y.conj()).real, n)
-    fsc = cross / np.sqrt(shell_sums(np.abs(x) ** 2, n) * shell_sums(np.abs(y) ** 2, n))
+    cross = shell_sums(np.real(x * y.conj()), n)
+    power = [shell_sums(np.square(np.abs(z)), n) for z in (x, y)]
+    fsc = cross / np.sqrt(power[0] * power[1])
     below = np.flatnonzero(fsc < 0.5)
     shell = below[0] if len(below) else len(fsc)
     return correlation, n * voxel_size_angst / shell
@@ -82,7 +85,7 @@ def save(path: Path, beads: BeadModel) -> None:
     )
 
 
-def _whole(values: NDArray[np.float64], kind: type) -> NDArray[np.integer]:
+def _whole(values: NDArray[np.float64], kind: type) -> NDArray[np.integer[Any]]:
     return np.rint(values).astype(kind)
 
 
@@ -116,7 +119,8 @@ def main() -> None:
         print(
             f"{name:13s} {pdb_id} {len(atoms):7d} atoms {len(beads):5d} beads of "
             f"{np.median(beads.width_angst):.1f} A, {path.stat().st_size / 1000:.0f} kB, radius "
-            f"{radius:.0f} A; correlation {quality[0][0]:.4f} at 10 A, {quality[1][0]:.4f} at 15 A; "
+            f"{radius:.0f} A; correlation {quality[0][0]:.4f} at 10 A, "
+            f"{quality[1][0]:.4f} at 15 A; "
             f"FSC 0.5 at {quality[0][1]:.1f} A"
         )
 

@@ -107,10 +107,10 @@ def reconstruct_particles(
     OUTPUT/subtomograms/*.mrc and OUTPUT/weights/*.mrc (rlnCtfImage, 0 to 1: the precision of each
     Fourier sample, relative to its noise and background). The poses are those of STAR.
     """
+    table = read_particles(star)
     geometry = Path(tomograms) if tomograms else Path(star).parent / "tomograms.star"
     if not geometry.is_file():
         raise FileNotFoundError(f"{geometry} does not exist: name the tilt geometry by --tomograms")
-    table = read_particles(star)
     settings = {"box": box, "mirror": mirror, "whitening": whitening}
 
     def work() -> dict[str, Any]:
@@ -349,13 +349,13 @@ def _tilt_series(
         raise ValueError(f"{geometry}: a projection matrix of tomogram {name} is no rotation")
     ones = np.ones(len(tilts))
 
-    def column(key: str, default: FloatArray) -> FloatArray:
+    def of_tilts(key: str, default: FloatArray) -> FloatArray:
         return np.asarray(tilts[key], dtype=np.float64) if key in tilts else default
 
-    defocus = column("rlnDefocusU", ones)
+    defocus = of_tilts("rlnDefocusU", ones)
     optics = TiltOptics(
-        defocus, column("rlnDefocusV", defocus), column("rlnDefocusAngle", 0 * ones),
-        column("rlnCtfScalefactor", ones), column("rlnMicrographPreExposure", 0 * ones),
+        defocus, of_tilts("rlnDefocusV", defocus), of_tilts("rlnDefocusAngle", 0 * ones),
+        of_tilts("rlnCtfScalefactor", ones), of_tilts("rlnMicrographPreExposure", 0 * ones),
     )
     microscope = Microscope(
         float(general.get("rlnVoltage", 300.0)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from scipion_faml.cli.common import (
+    F,
     Run,
     common_options,
     n_workers,
@@ -39,13 +40,13 @@ from scipion_faml.simulation.scene import (
     populate,
     project_scene,
 )
-from scipion_faml.simulation.tilt_series import Microscope, check_snr, tilt_angles_deg
+from scipion_faml.simulation.tilt_series import Microscope, check_snr, projector, tilt_angles_deg
 from scipion_faml.structures import load_structures, suitable_box
 from scipion_faml.types import FloatArray, IntArray
 from scipion_faml.wedge import MissingWedge
 
 
-class _Numbers(click.ParamType):
+class _Shape(click.ParamType):  # type: ignore[type-arg]
     """Three positive whole numbers, X,Y,Z."""
 
     name = "x,y,z"
@@ -61,7 +62,7 @@ class _Numbers(click.ParamType):
         return tuple(int(p) for p in parts)
 
 
-def _model_options(function: Any) -> Any:
+def _model_options(function: F) -> F:
     """What both verbs ask about structures, microscope and tilts."""
     for option in reversed((
         click.option(
@@ -74,7 +75,10 @@ def _model_options(function: Any) -> Any:
             "--count", "counts", multiple=True, required=True, type=click.IntRange(min=1),
             help="Particles of each --model, in the same order.",
         ),
-        click.option("--voxel-size", default=6.0, show_default=True, help="Angstrom."),
+        click.option(
+            "--voxel-size", default=6.0, show_default=True, help="Angstrom.",
+            type=click.FloatRange(min=0, min_open=True),
+        ),
         click.option(
             "--resolution", default=None, type=float,
             help="Of the structures (angstrom).  [default: 2 voxels]",
@@ -95,10 +99,12 @@ def _model_options(function: Any) -> Any:
     return function
 
 
-def _optics_options(correction: str, defocus: float, snr: float, snr_help: str) -> Any:
+def _optics_options(
+    correction: str, defocus: float, snr: float, snr_help: str
+) -> Callable[[F], F]:
     """What both verbs ask about optics, with their own defaults."""
 
-    def add(function: Any) -> Any:
+    def add(function: F) -> F:
         for option in reversed((
             click.option("--snr", default=snr, show_default=True, help=snr_help),
             click.option(
@@ -160,15 +166,9 @@ def simulate_subtomograms(
     Writes OUTPUT/particles.star (without the answers), OUTPUT/truth.star (with them),
     OUTPUT/subtomograms/*.mrc and the noise-free structures OUTPUT/maps/NAME.mrc.
     """
+    settings = _settings(locals())
     _check_counts(models, counts)
     resolution = 2.0 * voxel_size if resolution is None else resolution
-    settings = dict(
-        models=models, counts=counts, box=box, voxel_size=voxel_size, resolution=resolution,
-        assembly=assembly, snr=snr, tilt_min=tilt_min, tilt_max=tilt_max, tilt_step=tilt_step,
-        optics=optics, defocus=defocus, amplitude_contrast=amplitude_contrast,
-        ctf_correction=ctf_correction, max_shift=max_shift, preferred_axis=preferred_axis,
-        seed=seed,
-    )
     how = SubtomogramSettings(
         snr, MissingWedge(tilt_min, tilt_max), tilt_angles_deg(tilt_min, tilt_max, tilt_step),
         Microscope(defocus_um=defocus, amplitude_contrast=amplitude_contrast)
@@ -204,8 +204,11 @@ def _write_subtomograms(
     numbers = range(len(class_index))
     names = [str(folder / "subtomograms" / f"particle_{i + 1:06d}.mrc") for i in numbers]
 
+    densities = [projector(s.map) if how.microscope else None for s in structures]
+
     def make(i: int) -> FloatArray:
-        return make_subtomogram(structures[class_index[i]], poses[[i]], how, [seed, 1, i])
+        k = class_index[i]
+        return make_subtomogram(structures[k], poses[[i]], how, [seed, 1, i], densities[k])
 
     made = ordered_map(make, numbers, threads)
     first = structures[0]
@@ -220,7 +223,7 @@ def _write_subtomograms(
 @click.command()
 @_model_options
 @click.option(
-    "--shape", default="192,192,64", show_default=True, type=_Numbers(),
+    "--shape", default="192,192,64", show_default=True, type=_Shape(),
     help="Tomogram X,Y,Z (voxels).",
 )
 @click.option(
@@ -232,7 +235,7 @@ def _write_subtomograms(
     help="Between particle centres (angstrom).  [default: the sum of their radii]",
 )
 @_optics_options(
-    "phase-flip", 3.0, 0.1,
+    "phase-flip", 4.0, 0.5,
     "Variance of the signal / of the noise. --optics none: signal over the whole tomogram, before "
     "the wedge is cut. full: over the tilt images, after the CTF.",
 )
@@ -242,8 +245,8 @@ def _write_subtomograms(
 def simulate_tomogram(
     models: tuple[str, ...], counts: tuple[int, ...], voxel_size: float, resolution: float | None,
     assembly: str, tilt_min: float, tilt_max: float, tilt_step: float, output: str,
-    shape: tuple[int, int, int], box: int | None, min_distance: float | None, snr: float, optics: str,
-    defocus: float, amplitude_contrast: float, ctf_correction: str, seed: int,
+    shape: tuple[int, int, int], box: int | None, min_distance: float | None, snr: float,
+    optics: str, defocus: float, amplitude_contrast: float, ctf_correction: str, seed: int,
     workers: int | None, as_json: bool, overwrite: bool,
 ) -> None:
     """Make a tomogram of structures placed at random without overlap.
@@ -251,15 +254,10 @@ def simulate_tomogram(
     Writes OUTPUT/tomogram.mrc (density white), OUTPUT/truth.star (positions, poses, classes),
     OUTPUT/classes.mrc (0 or the class of every voxel) and OUTPUT/maps/NAME.mrc.
     """
+    settings = _settings(locals())
     _check_counts(models, counts)
     check_snr(snr)
     resolution = 2.0 * voxel_size if resolution is None else resolution
-    settings = dict(
-        models=models, counts=counts, shape=shape, box=box, voxel_size=voxel_size, resolution=resolution,
-        assembly=assembly, snr=snr, tilt_min=tilt_min, tilt_max=tilt_max, tilt_step=tilt_step,
-        optics=optics, defocus=defocus, amplitude_contrast=amplitude_contrast,
-        ctf_correction=ctf_correction, min_distance=min_distance, seed=seed,
-    )
     wedge = MissingWedge(tilt_min, tilt_max)
     angles = tilt_angles_deg(tilt_min, tilt_max, tilt_step)
     microscope = Microscope(defocus_um=defocus, amplitude_contrast=amplitude_contrast)
@@ -291,6 +289,14 @@ def simulate_tomogram(
 
     run = Run("simulate-tomogram", output, settings, _files(models), overwrite)
     run_once(run, work, as_json)
+
+
+def _settings(arguments: dict[str, Any]) -> dict[str, Any]:
+    """What decides about the result of a verb, of all its arguments."""
+    return {
+        key: value for key, value in arguments.items()
+        if key not in {"workers", "as_json", "overwrite", "output"}
+    }
 
 
 def _check_counts(models: Sequence[str], counts: Sequence[int]) -> None:

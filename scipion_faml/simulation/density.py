@@ -44,8 +44,8 @@ class BeadModel:
 
 
 def width_of_resolution(resolution_angst: float) -> float:
-    """Return the width of the Gaussian whose transform falls to 1/e at 1 / resolution (angstrom)."""
-    return resolution_angst / (np.pi * np.sqrt(2.0))
+    """Return the width (angstrom) of the Gaussian whose transform is 1/e at 1 / resolution."""
+    return float(resolution_angst / (np.pi * np.sqrt(2.0)))
 
 
 def centred(model: BeadModel) -> BeadModel:

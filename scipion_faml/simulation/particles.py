@@ -7,16 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scipion_faml.fourier import frequency_radius, oversampled_spectrum, volume_from_spectrum
+from scipion_faml.fourier import frequency_radius, volume_from_spectrum
 from scipion_faml.geometry import RigidTransforms, random_rotations
 from scipion_faml.simulation.density import Structure
 from scipion_faml.simulation.reconstruction import divide, invert_tilt_series
 from scipion_faml.simulation.tilt_series import (
     Microscope,
+    Projector,
     central_slices,
     check_snr,
     image_transfer,
     noisy_subtomogram,
+    projector,
     record,
     tilt_rotations,
 )
@@ -76,7 +78,8 @@ def _rotations_about(axis: FloatArray, angle: FloatArray) -> FloatArray:
     x, y, z = axis
     cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
     sin, cos = np.sin(angle)[:, None, None], np.cos(angle)[:, None, None]
-    return np.eye(3) + sin * cross + (1.0 - cos) * (cross @ cross)
+    rotation: FloatArray = np.eye(3) + sin * cross + (1.0 - cos) * (cross @ cross)
+    return rotation
 
 
 def _rotation_between(first: FloatArray, second: FloatArray) -> FloatArray:
@@ -87,7 +90,9 @@ def _rotation_between(first: FloatArray, second: FloatArray) -> FloatArray:
     length = np.linalg.norm(normal)
     if length < 1e-12:
         return np.eye(3)
-    return _rotations_about(normal / length, np.array([np.arctan2(length, first @ second)]))[0]
+    angle = np.arctan2(length, first @ second)
+    rotation: FloatArray = _rotations_about(normal / length, np.array([angle]))[0]
+    return rotation
 
 
 def make_subtomogram(
@@ -95,22 +100,26 @@ def make_subtomogram(
     pose: RigidTransforms,
     settings: SubtomogramSettings,
     seed: Sequence[int],
+    density: Projector | None = None,
 ) -> FloatArray:
     """Return one subtomogram (n, n, n) float32 of `structure` under the first pose.
 
     The random draws depend on `seed` alone. With a microscope: a tilt series of the turned,
-    shifted density (`tilt_series.record`), reconstructed by direct Fourier inversion.
+    shifted density (`tilt_series.record`), reconstructed by direct Fourier inversion. `density`
+    is then the projector of the structure's map, made here when it is not given.
     """
     rng = np.random.default_rng(list(seed))
-    density = structure.posed(pose)
     if settings.microscope is None:
-        return noisy_subtomogram(density, settings.snr, settings.wedge, rng)
+        return noisy_subtomogram(structure.posed(pose), settings.snr, settings.wedge, rng)
     n = structure.n
     rotations = tilt_rotations(settings.angles_deg)
     transfer = image_transfer(
         (n, n), structure.voxel_size_angst, settings.microscope, settings.is_phase_flipped
     )
-    projections = central_slices(oversampled_spectrum(density), n, rotations)
+    projections = central_slices(
+        density or projector(structure.map), rotations @ pose.rotation[0],
+        rotations @ pose.shift_xyz[0],
+    )
     images = record(projections, (n, n), settings.snr, transfer, rng)
     half = divide(*invert_tilt_series(images, np.ones(images.shape), rotations, NEAR))
     kept = settings.wedge.mask(n) * (frequency_radius(n) <= n // 2)

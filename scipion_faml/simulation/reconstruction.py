@@ -51,15 +51,16 @@ def invert_tilt_series(
     half_width = np.maximum(near, off_axis * np.sin(spacing_rad))
     numerator = np.zeros(len(frequency), dtype=np.complex128)
     denominator = np.zeros(len(frequency))
-    for image, weight, rotation in zip(images, weights, rotations, strict=True):
+    for number in range(len(rotations)):
+        rotation: FloatArray = rotations[number]
         distance = np.abs(frequency @ rotation[2])
-        near = np.flatnonzero(distance < half_width)
-        foot = frequency[near] @ rotation[:2].T
+        members = np.flatnonzero(distance < half_width)
+        foot = frequency[members] @ rotation[:2].T
         inside = (np.abs(foot) <= n // 2).all(axis=1)
-        near, foot = near[inside], foot[inside]
-        fall = 1.0 - distance[near] / half_width[near]
-        numerator[near] += fall * _read_image(image, foot)
-        denominator[near] += fall * _read_weight(weight, foot)
+        members, foot = members[inside], foot[inside]
+        fall = 1.0 - distance[members] / half_width[members]
+        numerator[members] += fall * _read_image(images[number], foot)
+        denominator[members] += fall * _read_weight(weights[number], foot)
     shape = (n, n, n // 2 + 1)
     return (
         numerator.reshape(shape).astype(np.complex64),
@@ -77,14 +78,16 @@ def divide(numerator: ComplexArray, denominator: FloatArray, floor: float = 0.0)
 def _half_grid(n: int) -> FloatArray:
     """Frequencies (kx, ky, kz) of all samples of a spectrum, (n * n * (n // 2 + 1), 3)."""
     grids = np.broadcast_arrays(*frequencies(n))
-    return np.stack([g.ravel() for g in grids[::-1]], axis=-1).astype(np.float64)
+    grid: FloatArray = np.stack([g.ravel() for g in grids[::-1]], axis=-1).astype(np.float64)
+    return grid
 
 
 def _tilt_axis_and_spacing(rotations: FloatArray) -> tuple[FloatArray, float]:
     """Axis normal to all beams (in the specimen), and the largest usual gap of tilts (rad)."""
-    beams = rotations[:, 2]
-    _, _, right = np.linalg.svd(beams)
-    axis, across = right[2], right[0]
+    beams: FloatArray = rotations[:, 2]
+    right: FloatArray = np.linalg.svd(beams)[2]
+    axis: FloatArray = right[2]
+    across: FloatArray = right[0]
     angle = np.arctan2(beams @ np.cross(axis, across), beams @ across)
     # Beams are lines: fold the angles into half a turn around their middle.
     angle = np.sort((angle + np.pi / 2) % np.pi)
@@ -94,7 +97,7 @@ def _tilt_axis_and_spacing(rotations: FloatArray) -> tuple[FloatArray, float]:
 
 
 def _read_image(image: ComplexArray, foot: FloatArray) -> ComplexArray:
-    """Values of an image's spectrum at frequencies (P, 2), (u, v): bilinear on twice the samples."""
+    """Values of an image's spectrum at (u, v), (P, 2): bilinear on twice the samples."""
     n = image.shape[0]
     fine_n = OVERSAMPLING * n
     real = fft.fftshift(fft.irfft2(image, (n, n)))

@@ -1,6 +1,7 @@
 """Whole tomograms: structures placed at random without overlap, imaged and reconstructed.
 
-Positions are (x, y, z) in voxels from the first voxel; the tilt axis passes through voxel shape // 2.
+Positions are (x, y, z) in voxels from the first voxel; the tilt axis passes through voxel
+shape // 2.
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ from typing import TypeVar
 import numpy as np
 from scipy import fft
 
-from scipion_faml.fourier import oversampled_spectrum
 from scipion_faml.geometry import RigidTransforms, random_rotations
 from scipion_faml.simulation.density import Structure
 from scipion_faml.simulation.tilt_series import (
     Microscope,
+    Projector,
     central_slices,
     check_snr,
     image_transfer,
+    projector,
     record,
     tilt_rotations,
 )
-from scipion_faml.types import ComplexArray, FloatArray, IntArray
+from scipion_faml.types import FloatArray, IntArray
 from scipion_faml.wedge import MissingWedge
 
 T = TypeVar("T")
@@ -154,7 +156,8 @@ def populate(
     def posed(number: int) -> FloatArray:
         fraction = scene.position_xyz[number] - np.rint(scene.position_xyz[number])
         pose = RigidTransforms(scene.euler_zyz[number], fraction)
-        return structures[scene.class_index[number]].posed(pose)
+        structure: Structure = structures[int(scene.class_index[number])]
+        return structure.posed(pose)
 
     for number, block in zip(numbers, ordered_map(posed, numbers, n_workers), strict=True):
         structure = structures[scene.class_index[number]]
@@ -220,13 +223,13 @@ def project_scene(
     x, y, z = scene.shape_xyz
     height, width = (int(fft.next_fast_len(s + margin, real=True)) for s in (y, x + z))
     images = np.zeros((len(rotations), height, width), dtype=np.float32)
-    spectra = [oversampled_spectrum(s.map) for s in structures]
+    projectors = [projector(s.map) for s in structures]
     numbers = range(len(scene))
 
     def patches(number: int) -> tuple[FloatArray, IntArray]:
         k = scene.class_index[number]
         return _patches(
-            spectra[k], structures[k].n, rotations, RigidTransforms(
+            projectors[k], rotations, RigidTransforms(
                 scene.euler_zyz[number], scene.position_xyz[number] - scene.centre_xyz
             ),
         )
@@ -240,13 +243,13 @@ def project_scene(
 
 
 def _patches(
-    oversampled: ComplexArray, n: int, rotations: FloatArray, pose: RigidTransforms
+    density: Projector, rotations: FloatArray, pose: RigidTransforms
 ) -> tuple[FloatArray, IntArray]:
     """Projections (T, n, n) of one particle, and the pixels (T, 2), (y, x), of their centres."""
     place = rotations @ pose.shift_xyz[0]
     pixel = np.rint(place[:, :2])
-    slices = central_slices(oversampled, n, rotations @ pose.rotation[0], place[:, :2] - pixel)
-    patch = fft.fftshift(fft.irfft2(slices, (n, n)), axes=(1, 2)).astype(np.float32)
+    slices = central_slices(density, rotations @ pose.rotation[0], place[:, :2] - pixel)
+    patch = fft.fftshift(fft.irfft2(slices, (density.n, density.n)), axes=(1, 2)).astype(np.float32)
     return patch, pixel[:, ::-1].astype(np.intp)
 
 
@@ -262,7 +265,8 @@ def image_scene(
     shape = images.shape[1], images.shape[2]
     transfer = image_transfer(shape, pixel_size_angst, microscope, is_phase_flipped)
     recorded = record(fft.rfft2(images), shape, snr, transfer, rng)
-    return fft.irfft2(recorded, shape).astype(np.float32)
+    noisy: FloatArray = fft.irfft2(recorded, shape).astype(np.float32)
+    return noisy
 
 
 def back_project(
@@ -305,7 +309,8 @@ def back_project(
     tomogram = np.empty((n_z, n_y, n_x), dtype=np.float32)
     for z, plane in enumerate(ordered_map(layer, range(n_z), n_workers)):
         tomogram[z] = plane
-    return tomogram / np.float32(n_z)
+    tomogram /= np.float32(n_z)
+    return tomogram
 
 
 def _upsampled_rows(images: FloatArray, angles_deg: FloatArray, thickness: int) -> FloatArray:

@@ -1,8 +1,9 @@
 """What the samples of tilt images are worth, and of the volumes inverted from them.
 
 Model of a volume's sample j: X_j = A_j + background + noise, the background (neighbours, ice) with
-variance s(|k|), the same however many images measured it, the shot noise with variance v(|k|) / D_j,
-D_j the sum of the squared transfer of its images. So its precision is 1 / (s + v / D_j).
+variance s(|k|), the same however many images measured it, the shot noise with variance
+v(|k|) / D_j, D_j the sum of the squared transfer of its images. So its precision is
+1 / (s + v / D_j).
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ class TiltOptics:
 
 
 def dose_transfer(frequency_per_angst: FloatArray, dose: float) -> FloatArray:
-    """Return what is left of amplitudes after `dose` (e / A^2): Grant and Grigorieff (2015), 300 kV.
+    """Return what is left of amplitudes after `dose` (e / A^2), at 300 kV.
 
-    exp(-dose / (2 N)), N = 0.245 k^-1.665 + 2.81.
+    Grant and Grigorieff (2015): exp(-dose / (2 N)), N = 0.245 k^-1.665 + 2.81.
     """
     with np.errstate(divide="ignore"):
         critical = 0.245 * np.asarray(frequency_per_angst, np.float64) ** -1.665 + 2.81
