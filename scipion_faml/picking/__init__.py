@@ -1,0 +1,36 @@
+"""Pickers: positions of particles in tomograms. Each returns `Picks`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from scipion_faml.types import FloatArray, IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class Picks:
+    """P positions in one tomogram: output of every picker, input of extraction and evaluation."""
+
+    position_xyz: FloatArray  # (P, 3) voxels, first voxel 0
+    score: FloatArray  # (P,) the higher the surer
+    label: IntArray  # (P,) class from 1, or 0 where the picker tells none
+
+    def __post_init__(self) -> None:
+        n_picks = len(self.score)
+        shapes = (self.position_xyz.shape, self.score.shape, self.label.shape)
+        if shapes != ((n_picks, 3), (n_picks,), (n_picks,)):
+            raise ValueError(f"picks need (P, 3), (P,) and (P,) arrays, got {shapes}")
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    def take(self, index: IntArray) -> Picks:
+        """Return the picks at `index`, in its order."""
+        return Picks(self.position_xyz[index], self.score[index], self.label[index])
+
+    @staticmethod
+    def none() -> Picks:
+        """Return no picks."""
+        return Picks(np.zeros((0, 3)), np.zeros(0), np.zeros(0, dtype=np.intp))
