@@ -122,8 +122,11 @@ def show(result: dict[str, Any], as_json: bool) -> None:
 # -------------------------------------------------------------------------------- finished runs
 def file_stamp(path: Path | str) -> str:
     """Return a hash of a file's content: an input that changed makes another run."""
-    with open(path, "rb") as handle:
-        return hashlib.sha256(handle.read()).hexdigest()[:16]
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:  # in pieces: a tomogram may exceed the memory
+        while piece := handle.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()[:16]
 
 
 class Run:
