@@ -79,3 +79,57 @@ def project(session_project: ProjectRunner) -> Iterator[ProjectRunner]:
     session_project.enter()
     yield session_project
     os.chdir(start)
+
+
+@pytest.fixture(scope="session")
+def checks(domain: Any) -> Any:
+    """The interoperability checks that the Scipion team runs on every tomography plugin."""
+    from tomo.tests.test_base_centralized_layer import TestBaseCentralizedLayer
+
+    return TestBaseCentralizedLayer()
+
+
+@pytest.fixture(scope="session")
+def particles(session_project: ProjectRunner) -> Any:
+    """A finished simulation of 12 subtomograms of two structures, 16^3 voxels."""
+    return _in_project(session_project, session_project.new(
+        "ProtFamlSimulateSubtomograms", structures="blobs:1, blobs:2", counts="6", boxSize=16,
+        voxelSize=VOXEL_SIZE, snr=4.0, maxShift=1.0, optics=1, numberOfThreads=2))
+
+
+@pytest.fixture(scope="session")
+def tomograms(session_project: ProjectRunner) -> Any:
+    """A finished simulation of two tomograms with 5 + 5 particles each."""
+    return _in_project(session_project, session_project.new(
+        "ProtFamlSimulateTomograms", structures="groel, proteasome", counts="5", sizeX=88,
+        sizeY=80, sizeZ=40, voxelSize=VOXEL_SIZE, snr=4.0, optics=1, numberOfTomograms=2,
+        tiltMin=-54.0, tiltMax=60.0, binThreads=2))
+
+
+@pytest.fixture(scope="session")
+def picked(session_project: ProjectRunner, tomograms: Any) -> Any:
+    """Picks in the simulated tomograms."""
+    return _in_project(session_project, session_project.new(
+        "ProtFamlPickDog", {"inputTomograms": (tomograms, "tomograms")}, diameter=150.0,
+        boxSize=16, binThreads=2))
+
+
+@pytest.fixture(scope="session")
+def classified(session_project: ProjectRunner, particles: Any) -> Any:
+    """A finished classification of the simulated subtomograms."""
+    return _in_project(session_project, session_project.new(
+        "ProtFamlClassify", {"inputSubtomograms": (particles, "subtomograms")},
+        numberOfClasses=2, numberOfIterations=2, bandwidth=8, numberOfThreads=2))
+
+
+VOXEL_SIZE = 20.0
+
+
+def _in_project(runner: ProjectRunner, protocol: Any) -> Any:
+    """Run in the project's folder and come back."""
+    start = Path.cwd()
+    runner.enter()
+    try:
+        return runner.finished(protocol)
+    finally:
+        os.chdir(start)
