@@ -561,8 +561,8 @@ def _common_voxel_size(first: Path, size: float, second: Path, other: float) -> 
 @click.option("--radius", default=None, type=click.FloatRange(min=0, min_open=True),
               help="A pick within this distance of a particle found it (angstrom).")
 @click.option("--labels", default=None, type=_File,
-              help="Instead: MRC of the tomogram's size with the class of every voxel; a pick on a "
-              "particle's voxels found it.")
+              help="MRC of the tomogram's size with the class of every voxel: a pick on a "
+              "particle's voxels, or within --radius of them, found it.")
 @_report_option
 @_output_option
 @common_options
@@ -571,15 +571,15 @@ def evaluate_picks(
     report: Path | None, output: Path | None, as_json: bool, overwrite: bool,
 ) -> None:
     """Precision, recall and F1 of picked positions, one pick to a particle at most."""
-    if (radius is None) == (labels is None):
-        raise ValueError("give --radius ANGSTROM or --labels MRC, one of the two")
+    if radius is None and labels is None:
+        raise ValueError("give --radius ANGSTROM, or --labels MRC, or both")
     settings = {"radius": radius, "report": report}
     inputs = [picks_file, truth, *([labels] if labels else [])]
 
     def work() -> dict[str, Any]:
         table, known = read_particles(picks_file), read_particles(truth)
         if labels is not None:
-            found = _found_by_labels(table, known, labels)
+            found = _found_by_labels(table, known, labels, radius or 0.0)
         else:
             found = _found_by_radius(table, known, float(radius or 0.0))
         result = _pick_summary(found, table, known)
@@ -610,7 +610,7 @@ def _found_by_radius(
 
 
 def _found_by_labels(
-    table: ParticleTable, truth: ParticleTable, labels: Path
+    table: ParticleTable, truth: ParticleTable, labels: Path, reach_angst: float
 ) -> picks.PickAgreement:
     """Agreement in one tomogram by its occupancy."""
     if len(set(table.tomogram_names)) > 1 or len(set(truth.tomogram_names)) > 1:
@@ -619,7 +619,7 @@ def _found_by_labels(
     voxel_size = voxel_size or coordinate_voxel_size_angst(truth)
     found = picks.compare_with_labels(
         particle_centres_angst(table) / voxel_size, particle_centres_angst(truth) / voxel_size,
-        _classes_of(truth), volume,
+        _classes_of(truth), volume, reach_angst / voxel_size,
     )
     return picks.PickAgreement(
         found.n_picked, found.n_true, found.hit_pick, found.hit_truth, found.n_duplicate,

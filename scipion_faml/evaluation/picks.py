@@ -119,8 +119,28 @@ def compare_positions(
     )
 
 
+def label_near(labels: FloatArray, position_xyz: FloatArray, reach: float) -> int:
+    """Return the label (0 for none) of the labelled voxel nearest to a position, within `reach`.
+
+    A hollow particle's centre is not on its voxels, hence the reach (voxels).
+    """
+    centre = position_xyz[::-1]
+    low = np.maximum(np.ceil(centre - max(reach, 0.5)), 0).astype(np.intp)
+    high = np.minimum(np.floor(centre + max(reach, 0.5)) + 1, labels.shape).astype(np.intp)
+    if (high <= low).any():
+        return 0
+    window = labels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    where = np.argwhere(window > 0.5)
+    away = np.linalg.norm(where + low - centre, axis=1)
+    # Any voxel of the cell that holds the position is on it: up to sqrt(3) / 2 away.
+    if not len(away) or away.min() > max(reach, 0.87):
+        return 0
+    return int(np.rint(window[tuple(where[away.argmin()])]))
+
+
 def compare_with_labels(
-    picked_xyz: FloatArray, true_xyz: FloatArray, true_class: IntArray, labels: FloatArray
+    picked_xyz: FloatArray, true_xyz: FloatArray, true_class: IntArray, labels: FloatArray,
+    reach: float = 0.0,
 ) -> PickAgreement:
     """Return which picks fall on the voxels of which particles, one to one.
 
@@ -131,11 +151,10 @@ def compare_with_labels(
     true_class : (T,) int
     labels : (z, y, x)
         The class of every voxel, 0 for none; a pick there belongs to the nearest particle of it.
+    reach : float
+        A pick this near to a labelled voxel is on it (voxels).
     """
-    index = np.rint(picked_xyz).astype(np.intp)[:, ::-1]
-    inside = ((index >= 0) & (index < np.array(labels.shape))).all(axis=1)
-    found = np.zeros(len(picked_xyz), dtype=np.intp)
-    found[inside] = np.rint(labels[tuple(index[inside].T)]).astype(np.intp)
+    found = np.array([label_near(labels, p, reach) for p in picked_xyz], dtype=np.intp)
     pick: list[IntArray] = []
     truth: list[IntArray] = []
     distance: list[FloatArray] = []
