@@ -18,7 +18,13 @@ import numpy as np
 from scipy import fft
 
 from scipion_faml.cython_ext import _interpolate, _peaks, _residual
-from scipion_faml.fourier import OVERSAMPLING, SampleSet, oversampled_spectrum, spectrum
+from scipion_faml.fourier import (
+    OVERSAMPLING,
+    SampleSet,
+    oversampled_spectrum,
+    spectrum,
+    volume_from_spectrum,
+)
 from scipion_faml.geometry import (
     RigidTransforms,
     covering_rotations,
@@ -49,12 +55,66 @@ def gather(half: ComplexArray, frequency_xyz: FloatArray, rotation: FloatArray) 
     return values
 
 
-def gather_weight(weight: FloatArray, frequency_xyz: FloatArray, rotation: FloatArray) -> FloatArray:
-    """Return weights (n, n, n // 2 + 1) at rotation @ frequency, (J,) float32."""
+def gather_weight(weight: FloatArray, frequency_xyz: FloatArray) -> FloatArray:
+    """Return weights (n, n, n // 2 + 1) interpolated at frequencies (J, 3), (J,) float32."""
     values = np.empty(len(frequency_xyz), dtype=np.float32)
-    matrix = np.ascontiguousarray(rotation, dtype=np.float64)
-    _interpolate.gather_real(weight, frequency_xyz, matrix, values)
+    _interpolate.gather_real(weight, frequency_xyz, IDENTITY, values)
     return values
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedWedge:
+    """A wedge, ready to be turned and correlated. Build it with `prepare_wedge`.
+
+    It goes through the same window and interpolation as the particle it belongs to, so that the
+    quotient signal / coverage is free of what they do to the wedge's edge.
+    """
+
+    samples: SampleSet
+    plan: ShellPlan
+    weight: FloatArray  # (n, n, n // 2 + 1) float32 in [0, 1]: 1 measured, 0 missing
+    sample_weight: FloatArray  # (J,) float32, weight times Hermitian multiplicity
+    oversampled: ComplexArray  # (2n, 2n, n + 1) complex64
+
+    @cached_property
+    def coefficients(self) -> Coefficients:
+        """Harmonics of p_1 = w (Eq. 2)."""
+        on_shells = gather_weight(self.weight, self.plan.points_xyz)
+        return harmonic_coefficients(on_shells, self.plan)
+
+    @cached_property
+    def support_on_shells(self) -> FloatArray:
+        """1 where something was measured, 0 elsewhere, at the plan's points."""
+        support = (self.weight > 0).astype(np.float32)
+        return gather_weight(support, self.plan.points_xyz)
+
+    @cached_property
+    def n_observed(self) -> float:
+        """Sum of the weights over the samples, both Friedel mates counted."""
+        return float(self.sample_weight.sum(dtype=np.float64))
+
+    def turned_back(self, rotation: FloatArray) -> FloatArray:
+        """Return R^-1 w at the samples, (J,) float32."""
+        turned: FloatArray = gather(self.oversampled, self.samples.frequency_xyz, rotation).real
+        return turned
+
+
+def prepare_wedge(weight: FloatArray, samples: SampleSet, plan: ShellPlan) -> PreparedWedge:
+    """Return weights (n, n, n // 2 + 1) in [0, 1] ready for use.
+
+    Raises
+    ------
+    ValueError
+        If the shape does not belong to the samples' box or nothing is measured.
+    """
+    n = samples.n
+    if weight.shape != (n, n, n // 2 + 1):
+        raise ValueError(f"a wedge of shape {weight.shape} does not belong to a box of {n}")
+    sample_weight = np.asarray(samples.take(weight) * samples.multiplicity, dtype=np.float32)
+    if not sample_weight.any():
+        raise ValueError("the wedge leaves no Fourier sample measured")
+    window = volume_from_spectrum(weight.astype(np.complex64), n) * inscribed_sphere(n)
+    return PreparedWedge(samples, plan, weight, sample_weight, oversampled_spectrum(window))
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +122,19 @@ class Observation:
     """One subtomogram as the method sees it. Build it with `observe`."""
 
     index: int
-    samples: SampleSet
-    plan: ShellPlan
-    wedge: FloatArray  # (n, n, n // 2 + 1) float32 in [0, 1]
+    wedge: PreparedWedge
     values: ComplexArray  # (J,) complex64, X at the samples
-    sample_weight: FloatArray  # (J,) float32, wedge times Hermitian multiplicity
-    oversampled: ComplexArray  # (2n, 2n, n + 1) complex64, of the inscribed ball
+    oversampled: ComplexArray  # (2n, 2n, n + 1) complex64, of w X within the inscribed ball
+
+    @property
+    def samples(self) -> SampleSet:
+        """The samples compared."""
+        return self.wedge.samples
+
+    @property
+    def sample_weight(self) -> FloatArray:
+        """(J,) float32: wedge times Hermitian multiplicity."""
+        return self.wedge.sample_weight
 
     @cached_property
     def power(self) -> float:
@@ -76,41 +143,37 @@ class Observation:
         return float(np.dot(squared, self.sample_weight))
 
     @cached_property
-    def wedge_on_shells(self) -> FloatArray:
-        return gather_weight(self.wedge, self.plan.points_xyz, IDENTITY)
-
-    @cached_property
     def magnitude_coefficients(self) -> Coefficients:
         """Harmonics of p_0 = w |X| (Eq. 2)."""
-        magnitude = np.abs(gather(self.oversampled, self.plan.points_xyz, IDENTITY))
-        return harmonic_coefficients(self.wedge_on_shells * magnitude, self.plan)
+        # What the window smears into the missing wedge has random phases, but as magnitudes it
+        # would add up, and draw every particle to the orientation of its wedge.
+        plan = self.wedge.plan
+        magnitude = np.abs(gather(self.oversampled, plan.points_xyz, IDENTITY))
+        return harmonic_coefficients(magnitude * self.wedge.support_on_shells, plan)
 
-    @cached_property
-    def wedge_coefficients(self) -> Coefficients:
-        """Harmonics of p_1 = w (Eq. 2)."""
-        return harmonic_coefficients(self.wedge_on_shells, self.plan)
+    def turned_back(self, rotation: FloatArray, shift_xyz: FloatArray) -> ComplexArray:
+        """Return R^-1 (w X) at the samples, (J,) complex64: X in the frame of its average."""
+        n, frequency = self.samples.n, self.samples.frequency_xyz
+        # Moving X by -t multiplies it by exp(+2 pi i (R k) . t) = exp(+2 pi i k . (R^T t)).
+        ramp = shift_ramp(n, -(rotation.T @ shift_xyz)).astype(np.complex64)
+        k = frequency.astype(np.intp) + n // 2
+        phase = ramp[0, k[:, 0]] * ramp[1, k[:, 1]] * ramp[2, k[:, 2]]
+        return gather(self.oversampled, frequency, rotation) * phase
 
 
-def observe(
-    volume: FloatArray, wedge: FloatArray, samples: SampleSet, plan: ShellPlan, index: int = 0
-) -> Observation:
-    """Return a subtomogram (n, n, n) with its wedge (n, n, n // 2 + 1), ready for the E-step.
+def observe(volume: FloatArray, wedge: PreparedWedge, index: int = 0) -> Observation:
+    """Return a subtomogram (n, n, n) with its wedge, ready for the E-step.
 
-    The spectrum that is turned (oversampled) is that of the inscribed ball: only this part of a
+    The spectrum that is turned (oversampled) is w X, and of the inscribed ball: only this part of a
     box is defined under every rotation. The likelihood compares the whole box.
     """
-    n = samples.n
-    if volume.shape != (n, n, n) or wedge.shape != (n, n, n // 2 + 1):
-        raise ValueError(
-            f"subtomogram {index + 1}: volume {volume.shape} and wedge {wedge.shape} "
-            f"do not belong to a box of {n}"
-        )
-    weight = np.asarray(samples.take(wedge) * samples.multiplicity, dtype=np.float32)
-    if not weight.any():
-        raise ValueError(f"subtomogram {index + 1}: its wedge leaves no Fourier sample measured")
-    values = np.asarray(samples.take(spectrum(volume)), dtype=np.complex64)
-    oversampled = oversampled_spectrum(volume * inscribed_sphere(n))
-    return Observation(index, samples, plan, wedge, values, weight, oversampled)
+    n = wedge.samples.n
+    if volume.shape != (n, n, n):
+        raise ValueError(f"a volume of shape {volume.shape} does not fit a box of {n}")
+    half = spectrum(volume)
+    values = np.asarray(wedge.samples.take(half), dtype=np.complex64)
+    measured = volume_from_spectrum(half * wedge.weight, n)
+    return Observation(index, wedge, values, oversampled_spectrum(measured * inscribed_sphere(n)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,27 +185,25 @@ class Reference:
     oversampled: ComplexArray  # (2n, 2n, n + 1) complex64
     magnitude_coefficients: Coefficients  # of |A|
     power_coefficients: Coefficients  # of |A|^2
-    _denominators: dict[int, tuple[FloatArray, FloatArray]] = field(default_factory=dict)
+    _denominators: dict[PreparedWedge, FloatArray] = field(default_factory=dict)
 
     def turned(self, rotation: FloatArray) -> ComplexArray:
         """Return R A at the samples, (J,) complex64, for a rotation matrix."""
         return gather(self.oversampled, self.samples.frequency_xyz, rotation.T)
 
-    def denominator(self, observation: Observation) -> FloatArray:
-        """Return c_1 of Eq. 2 on the SO(3) grid; particles that share a wedge share it."""
-        key = id(observation.wedge)
-        known = self._denominators.get(key)
+    def denominator(self, wedge: PreparedWedge) -> FloatArray:
+        """Return sqrt(c_1) of Eq. 2 on the SO(3) grid; particles that share a wedge share it."""
+        known = self._denominators.get(wedge)
         if known is not None:
-            return known[1]
+            return known
         correlation = rotational_correlation(
-            observation.wedge_coefficients, self.power_coefficients, self.plan
+            wedge.coefficients, self.power_coefficients, self.plan
         )
         # Truncating the series can push it to or below zero where little is measured.
         highest = float(correlation.max())
-        denominator = np.sqrt(np.maximum(correlation, 1e-3 * highest))
+        denominator = np.sqrt(np.maximum(correlation, max(1e-3 * highest, 1e-30)))
         if len(self._denominators) < MAX_CACHED_DENOMINATORS:
-            # The wedge is kept with the value: its id stays taken as long as the entry lives.
-            self._denominators[key] = (observation.wedge, denominator)
+            self._denominators[wedge] = denominator
         return denominator
 
 
@@ -197,7 +258,7 @@ def magnitude_scores(observation: Observation, reference: Reference) -> FloatArr
     numerator = rotational_correlation(
         observation.magnitude_coefficients, reference.magnitude_coefficients, reference.plan
     )
-    return np.ascontiguousarray(numerator / reference.denominator(observation), dtype=np.float32)
+    return np.ascontiguousarray(numerator / reference.denominator(observation.wedge), dtype=np.float32)
 
 
 def best_rotations(score: FloatArray, plan: ShellPlan, n_best: int) -> FloatArray:

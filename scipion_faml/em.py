@@ -22,9 +22,6 @@ from scipion_faml.align import (
     Reference,
     exhaustive_candidates,
     find_candidates,
-    gather,
-    gather_weight,
-    shift_ramp,
 )
 from scipion_faml.fourier import SampleSet, volume_from_spectrum
 from scipion_faml.geometry import RigidTransforms
@@ -34,6 +31,7 @@ from scipion_faml.volume import inscribed_sphere
 from scipion_faml.voronoi import voronoi_weights
 
 SMALLEST_PRIOR = 1e-12  # keeps log(alpha) finite for a class that lost all particles
+SMALLEST_COVERAGE = 0.05  # of the class's weight
 
 
 # -------------------------------------------------------------------------------------- E-step
@@ -154,10 +152,9 @@ def assign(
     """Return the responsibilities of given candidates: the E-step of one particle."""
     log_e = log_joint(candidates, observation.power, state)
     weights = without_small(posterior(candidates, log_e), min_responsibility)
-    n_observed = float(observation.sample_weight.sum(dtype=np.float64))
     log_likelihood = (
         float(logsumexp(log_e + np.log(candidates.voronoi_weight)))
-        - 0.5 * n_observed * np.log(2 * np.pi * state.sigma**2)
+        - 0.5 * observation.wedge.n_observed * np.log(2 * np.pi * state.sigma**2)
         - 1.5 * np.log(2 * np.pi * state.zeta**2)
     )
     return Assignment(observation.index, candidates, weights, log_likelihood)
@@ -195,21 +192,6 @@ class SufficientStatistics:
         )
 
 
-def turned_back(
-    observation: Observation, rotation: FloatArray, shift_xyz: FloatArray
-) -> tuple[ComplexArray, FloatArray]:
-    """Return R^-1 (w X) and R^-1 w at the samples: a particle in the frame of its average."""
-    frequency = observation.samples.frequency_xyz
-    weight = gather_weight(observation.wedge, frequency, rotation)
-    spectrum = gather(observation.oversampled, frequency, rotation)
-    # Moving X by -t multiplies it by exp(+2 pi i (R k) . t) = exp(+2 pi i k . (R^T t)).
-    n = observation.samples.n
-    ramp = shift_ramp(n, -(rotation.T @ shift_xyz))
-    k = frequency.astype(np.intp) + n // 2
-    phase = ramp[0, k[:, 0]] * ramp[1, k[:, 1]] * ramp[2, k[:, 2]]
-    return (weight * spectrum * phase).astype(np.complex64), weight
-
-
 def accumulate(
     statistics: SufficientStatistics, observation: Observation, assignment: Assignment
 ) -> SufficientStatistics:
@@ -219,17 +201,16 @@ def accumulate(
     rotation = candidates.transforms.rotation
     for m in np.flatnonzero(gamma > 0):
         k = candidates.class_index[m]
-        signal, coverage = turned_back(observation, rotation[m], candidates.transforms.shift_xyz[m])
-        statistics.signal[half, k] += gamma[m] * signal
-        statistics.coverage[half, k] += gamma[m] * coverage
+        shift_xyz = candidates.transforms.shift_xyz[m]
+        statistics.signal[half, k] += gamma[m] * observation.turned_back(rotation[m], shift_xyz)
+        statistics.coverage[half, k] += gamma[m] * observation.wedge.turned_back(rotation[m])
         statistics.weight[half, k] += gamma[m]
-    samples = observation.samples
-    n_observed = float(observation.sample_weight.sum(dtype=np.float64))
+    wedge = observation.wedge
     residual = squared_residual(candidates, observation.power)
     return replace(
         statistics,
         sq_residual=statistics.sq_residual + float(gamma @ residual),
-        n_missing=statistics.n_missing + samples.n_total - n_observed,
+        n_missing=statistics.n_missing + wedge.samples.n_total - wedge.n_observed,
         sq_shift=statistics.sq_shift + float(gamma @ np.sum(candidates.transforms.shift_xyz**2, axis=1)),
         n_particles=statistics.n_particles + 1,
         log_likelihood=statistics.log_likelihood + assignment.log_likelihood,
@@ -248,12 +229,12 @@ def imputed_average(
 def observed_average(
     signal: ComplexArray, coverage: FloatArray, weight: float, current: ComplexArray
 ) -> ComplexArray:
-    """Return signal / coverage: the fixed point of Eq. 10, 0 where hardly anything was measured.
+    """Return signal / coverage: the fixed point of Eq. 10, near 0 where hardly anything was measured.
 
-    The coverage is floored at a thousandth of the class's weight, so that a sample that one
-    particle grazed is not blown up.
+    The coverage is floored at a twentieth of the class's weight, so that what leaks out of a wedge
+    into a sample that no particle measured is not blown up.
     """
-    return signal / np.maximum(coverage, 1e-3 * weight + np.finfo(float).tiny)
+    return signal / np.maximum(coverage, SMALLEST_COVERAGE * weight + np.finfo(float).tiny)
 
 
 AverageUpdate = Callable[[ComplexArray, FloatArray, float, ComplexArray], ComplexArray]

@@ -9,16 +9,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from scipion_faml.align import (
     Candidates,
     Observation,
+    PreparedWedge,
     Reference,
     observe,
     prepare_reference,
+    prepare_wedge,
     score_pose,
 )
 from scipion_faml.em import (
@@ -51,6 +53,9 @@ METHOD_STEPS: dict[str, tuple[Posterior, AverageUpdate]] = {
     "faml": (soft_posterior, imputed_average),
     "fa": (hard_assignment, observed_average),
 }
+
+
+MAX_CACHED_WEDGES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +106,7 @@ class Geometry:
 
     samples: SampleSet
     plan: ShellPlan
+    _wedges: dict[int, PreparedWedge] = field(default_factory=dict)
 
     @staticmethod
     def of(source: SubtomogramSource, config: FamlConfig) -> Geometry:
@@ -114,7 +120,21 @@ class Geometry:
     def observe(self, source: SubtomogramSource, index: int) -> Observation:
         """Read one particle."""
         particle = source[index]
-        return observe(particle.volume, particle.wedge, self.samples, self.plan, index)
+        try:
+            return observe(particle.volume, self.prepare_wedge(particle.wedge), index)
+        except ValueError as error:
+            raise ValueError(f"subtomogram {index + 1}: {error}") from error
+
+    def prepare_wedge(self, weight: FloatArray) -> PreparedWedge:
+        """Return a prepared wedge; those of tilt ranges, which particles share, are kept."""
+        known = self._wedges.get(id(weight))
+        if known is not None:
+            return known
+        prepared = prepare_wedge(weight, self.samples, self.plan)
+        # Shared masks are read-only. An entry keeps its array alive, so the id stays its own.
+        if not weight.flags.writeable and len(self._wedges) < MAX_CACHED_WEDGES:
+            self._wedges[id(weight)] = prepared
+        return prepared
 
     def references(self, averages: FloatArray) -> list[Reference]:
         """Prepare class averages."""
@@ -257,7 +277,7 @@ def state_from_references(
     """
     geometry = Geometry.of(source, config)
     observations = [geometry.observe(source, i) for i in range(min(len(source), 16))]
-    noise = float(np.mean([o.power / o.sample_weight.sum(dtype=np.float64) for o in observations]))
+    noise = float(np.mean([o.power / o.wedge.n_observed for o in observations]))
     references = geometry.references(averages)
     scaled = []
     for reference, average in zip(references, averages, strict=True):

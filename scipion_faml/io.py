@@ -257,6 +257,9 @@ def write_particles(path: Path | str, table: ParticleTable) -> None:
     blocks: dict[str, object] = {"optics": table.optics} if len(table.optics) else {}
     with replacing(path) as temporary:
         starfile.write({**blocks, **table.other_blocks, "particles": rows}, temporary)
+        # starfile heads its files with the time of day: the same run would not give the same bits.
+        text = temporary.read_text().split("\n", 1)[1]
+        temporary.write_text(f"# particles of scipion-faml\n{text}")
 
 
 def optics_table(voxel_size_angst: float, n: int, wedges: Sequence[MissingWedge]) -> pd.DataFrame:

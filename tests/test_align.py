@@ -10,6 +10,7 @@ from scipion_faml.align import (
     magnitude_scores,
     observe,
     prepare_reference,
+    prepare_wedge,
     score_pose,
 )
 from scipion_faml.faml import Geometry
@@ -65,7 +66,7 @@ def test_the_score_is_equation_1_summed_over_every_sample():
     average = blobs(n, 2, width=0.15)
     wedge = MissingWedge(-60, 60).mask(n)
     volume = rng.normal(size=(n, n, n)).astype(np.float32)
-    observation = observe(volume, wedge, samples, plan)
+    observation = observe(volume, prepare_wedge(wedge, samples, plan))
     reference = prepare_reference(average, samples, plan)
     rotation, shift = euler_to_matrix(np.array([0.3, 0.9, 1.2])), np.array([0.4, -1.0, 0.7])
     model = reference.turned(rotation)
@@ -86,7 +87,7 @@ def test_the_best_shift_is_the_maximum_over_a_dense_grid_of_shifts():
     average = blobs(n, 3, width=0.12)
     true_shift = np.array([1.3, -0.6, 0.2])
     moved = move_volume(average, RigidTransforms([[0, 0, 0]], [true_shift]))
-    observation = observe(moved, MissingWedge(-60, 60).mask(n), samples, plan)
+    observation = observe(moved, prepare_wedge(MissingWedge(-60, 60).mask(n), samples, plan))
     model = prepare_reference(average, samples, plan).turned(np.eye(3))
     found = best_shift(observation, model, 3.0)
     axis = np.arange(-2.0, 2.01, 0.2)
@@ -101,7 +102,7 @@ def test_a_shift_beyond_the_limit_is_not_proposed():
     samples, plan = sample_set(n), shell_plan(6, 7)
     average = blobs(n, 3)
     moved = move_volume(average, RigidTransforms([[0, 0, 0]], [[5.0, 0.0, 0.0]]))
-    observation = observe(moved, MissingWedge(-60, 60).mask(n), samples, plan)
+    observation = observe(moved, prepare_wedge(MissingWedge(-60, 60).mask(n), samples, plan))
     model = prepare_reference(average, samples, plan).turned(np.eye(3))
     assert np.linalg.norm(best_shift(observation, model, 2.0)) < 2.6
 
@@ -115,7 +116,7 @@ def test_the_magnitude_bound_does_not_depend_on_where_the_particle_sits():
     scores = []
     for shift in ([0.0, 0.0, 0.0], [3.0, -2.0, 1.0]):
         moved = move_volume(average, RigidTransforms([[0.5, 1.0, 0.2]], [shift]))
-        observation = observe(moved, wedge, geometry.samples, geometry.plan)
+        observation = observe(moved, prepare_wedge(wedge, geometry.samples, geometry.plan))
         scores.append(magnitude_scores(observation, reference))
     np.testing.assert_allclose(scores[0], scores[1], rtol=0.05)
 
@@ -142,16 +143,20 @@ def test_candidates_are_maxima_apart_from_each_other_and_best_first():
     average = blobs(n, 6)
     reference = prepare_reference(average, sample_set(n), plan)
     source, _, _ = particles([average], 1, snr=0.05)
-    score = magnitude_scores(observe(source[0].volume, source[0].wedge, sample_set(n), plan), reference)
+    wedge = prepare_wedge(source[0].wedge, sample_set(n), plan)
+    score = magnitude_scores(observe(source[0].volume, wedge), reference)
     rotation = euler_to_matrix(best_rotations(score, plan, 20))
     angle = rotation_angle_deg(rotation[:, None], rotation[None])
     assert angle[~np.eye(len(rotation), dtype=bool)].min() > 360 / plan.n_angles
     assert len(rotation) <= 20
 
 
-def test_a_particle_that_does_not_fit_the_box_is_named():
-    with pytest.raises(ValueError, match="subtomogram 3: volume"):
-        observe(
-            np.zeros((8, 8, 8), np.float32), np.ones((9, 9, 5), np.float32),
-            sample_set(8), shell_plan(4, 3), index=2,
-        )
+def test_a_box_or_wedge_that_does_not_fit_is_refused():
+    samples, plan = sample_set(8), shell_plan(4, 3)
+    with pytest.raises(ValueError, match=r"shape \(9, 9, 5\) does not belong to a box of 8"):
+        prepare_wedge(np.ones((9, 9, 5), np.float32), samples, plan)
+    with pytest.raises(ValueError, match="no Fourier sample measured"):
+        prepare_wedge(np.zeros((8, 8, 5), np.float32), samples, plan)
+    wedge = prepare_wedge(np.ones((8, 8, 5), np.float32), samples, plan)
+    with pytest.raises(ValueError, match="does not fit a box of 8"):
+        observe(np.zeros((9, 9, 9), np.float32), wedge)

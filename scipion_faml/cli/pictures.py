@@ -1,0 +1,57 @@
+"""The report.html of runs that end in averages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from scipion_faml import plots
+from scipion_faml.geometry import RigidTransforms
+from scipion_faml.report import Report
+from scipion_faml.types import FloatArray, IntArray
+
+Curves = Mapping[str, tuple[FloatArray, FloatArray]]
+
+
+def classification_report(
+    path: Path, averages: FloatArray, counts: IntArray, history: pd.DataFrame,
+    poses: RigidTransforms, voxel_size_angst: float, settings: dict[str, Any],
+    result: dict[str, Any],
+) -> None:
+    """Write the report of a classification."""
+    report = Report("FAML averaging" if len(averages) == 1 else "FAML classification")
+    for warning in result["warnings"]:
+        report.add_warning(warning)
+    titles = [f"class {k}: {count} particles" for k, count in enumerate(counts, 1)]
+    report.add_figure(
+        plots.class_gallery(averages, titles, voxel_size_angst),
+        "Class averages: central slices and projections along z, y and x, and a surface.",
+    )
+    if len(averages) > 1:
+        report.add_figure(plots.class_sizes(counts), "Particles in each class.")
+    report.add_figure(plots.convergence(history), "Convergence. The resolution compares even and "
+                      "odd particles of one refinement (FSC 0.143): it is optimistic.")
+    report.add_figure(plots.orientations(poses.rotation), "Orientations of the particles.")
+    report.add_table("Result", {k: v for k, v in result.items() if k != "warnings"})
+    report.add_table("History", history)
+    report.add_table("Settings", settings)
+    report.write(path)
+
+
+def average_report(
+    path: Path, title: str, averages: FloatArray, titles: Sequence[str],
+    voxel_size_angst: float, settings: dict[str, Any], curves: Curves | None = None,
+) -> None:
+    """Write the report of averages with their Fourier shell correlations."""
+    report = Report(title)
+    report.add_figure(
+        plots.class_gallery(averages, titles, voxel_size_angst),
+        "Averages: central slices and projections along z, y and x, and a surface.",
+    )
+    if curves:
+        report.add_figure(plots.fsc_curves(curves), "Fourier shell correlation of the halves.")
+    report.add_table("Settings", settings)
+    report.write(path)
