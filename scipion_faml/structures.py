@@ -8,16 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from scipion_faml import datasets
-from scipion_faml.cython_ext import _interpolate
-from scipion_faml.fourier import (
-    OVERSAMPLING,
-    low_pass,
-    oversampled_spectrum,
-    sample_set,
-    volume_from_spectrum,
-)
+from scipion_faml.fourier import frequency_radius, low_pass, spectrum, volume_from_spectrum
 from scipion_faml.io import read_header, read_volume
 from scipion_faml.simulation.density import (
     BeadModel,
@@ -29,7 +23,7 @@ from scipion_faml.simulation.density import (
     width_of_resolution,
 )
 from scipion_faml.simulation.phantom import blob_model
-from scipion_faml.types import ComplexArray, FloatArray
+from scipion_faml.types import FloatArray
 from scipion_faml.volume import crop_or_pad
 
 MODEL_SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif")
@@ -248,17 +242,15 @@ def _structure_of_map(
 def change_voxel_size(volume: FloatArray, from_angst: float, to_angst: float) -> FloatArray:
     """Return a cube on voxels of another size, in a box that holds it whole, centre on centre.
 
-    Frequencies that the coarser of both grids does not hold are dropped.
+    Frequencies that the new voxels cannot hold are dropped; grey levels stay.
     """
     n = volume.shape[0]
     n_new = 2 * int(np.ceil(n * from_angst / to_angst / 2.0))
-    samples = sample_set(n_new)
-    scale = OVERSAMPLING * n * from_angst / (n_new * to_angst)
-    values = np.empty(len(samples), dtype=np.complex64)
-    # A sample beyond the border of the finer grid reads 0.
-    half = oversampled_spectrum(volume)
-    _interpolate.gather_complex(half, samples.frequency_xyz, scale * np.eye(3), values)
-    spectrum: ComplexArray = np.asarray(samples.put(values), dtype=np.complex64)
-    spectrum[0, 0, 0] = half[0, 0, 0]
-    changed = volume_from_spectrum(spectrum, n_new) * (to_angst / from_angst) ** -3
+    nyquist = 0.5 * n * from_angst / to_angst
+    half = spectrum(volume) * (frequency_radius(n) <= nyquist)
+    scale = to_angst / from_angst
+    changed: FloatArray = ndimage.affine_transform(
+        volume_from_spectrum(half, n), scale * np.eye(3), n // 2 - scale * (n_new // 2),
+        output_shape=(n_new, n_new, n_new), order=3, mode="constant",
+    )
     return changed.astype(np.float32)
