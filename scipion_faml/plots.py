@@ -163,7 +163,7 @@ def class_gallery(
     shown = min(n_classes, MAX_GALLERY_ROWS)
     columns = [f"slice {a}" for a in AXIS_NAMES] + [f"projection {a}" for a in AXIS_NAMES]
     columns += ["surface"] if with_surface else []
-    figure = _figure(1.45 * len(columns) + 0.4, 1.55 * shown + 0.45)
+    figure = _figure(1.45 * len(columns) + 0.4, 1.45 * shown + 0.4)
     grid = _grid(figure, shown, len(columns))
     for row, volume, name in zip(grid, stack, names, strict=False):
         _gallery_row(row, volume, with_surface)
@@ -185,7 +185,7 @@ def _gallery_row(row: Sequence[Axes], volume: FloatArray, with_surface: bool) ->
         for axes, picture in zip(row[start : start + 3], pictures, strict=True):
             _show_picture(axes, picture, (float(low), float(high)))
     if with_surface:
-        _show_picture(row[6], shaded_surface(volume), (0.0, 1.0), "bone")
+        _show_picture(row[6], shaded_surface(volume, size=112), (0.0, 1.0), "bone")
 
 
 def _scale_bar(axes: Axes, n: int, voxel_size_angst: float) -> None:
@@ -211,7 +211,7 @@ def surface_view(volume: FloatArray, level: float | None = None, title: str = ""
     figure = _figure(8.4, 2.5 if title else 2.3)
     grid = _grid(figure, 1, len(views))[0]
     for axes, (name, angles) in zip(grid, views.items(), strict=True):
-        picture = shaded_surface(volume, level, angles, size=220)
+        picture = shaded_surface(volume, level, angles)
         _show_picture(axes, picture, (0.0, 1.0), "bone")
         axes.set_title(name, fontsize=9, color=GREY)
     if title:

@@ -104,13 +104,14 @@ def _match_by_position(
 def _match_by_name(particles: ParticleTable, truth: ParticleTable) -> RowMatch:
     """The same image file in both tables: by file name, or by path where file names repeat."""
     order = np.arange(len(particles))
+    missing: list[str] = []
     for part in (lambda name: Path(name).name, str):
         names, true_names = ([part(str(n)) for n in t.rows["rlnImageName"]]
                              for t in (particles, truth))
         row_of = {name: row for row, name in enumerate(true_names)}
         if len(row_of) == len(truth) and set(names) == set(row_of):
             return RowMatch(order, np.array([row_of[n] for n in names]), "rlnImageName")
-        missing = sorted(set(names) - set(row_of))
+        missing = missing or sorted(set(names) - set(row_of))
     raise ValueError(
         f"{truth.path} does not name {missing[0] if missing else 'each image once'}: give the "
         "truth of these particles, or match them by position with --radius"

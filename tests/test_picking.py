@@ -1,0 +1,203 @@
+"""Picking by difference of Gaussians: finds balls, keeps to its expected false positives."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from scipion_faml.evaluation.picks import compare_positions
+from scipion_faml.picking import Picks
+from scipion_faml.picking.dog import Binned, DogConfig, pick_dog, suppress_neighbours
+
+DIAMETER = 12.0
+
+
+def balls(shape, positions_xyz, radius):
+    """Solid balls of density 1, edges smoothed over a voxel."""
+    grid = np.indices(shape, dtype=np.float32)
+    volume = np.zeros(shape, dtype=np.float32)
+    for x, y, z in positions_xyz:
+        distance = np.sqrt((grid[0] - z) ** 2 + (grid[1] - y) ** 2 + (grid[2] - x) ** 2)
+        volume += np.clip(radius + 0.5 - distance, 0, 1)
+    return volume
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """A noisy tomogram (z, y, x) with 20 balls, their positions, and the noise alone."""
+    rng = np.random.default_rng(0)
+    shape = (56, 96, 110)
+    found: list[np.ndarray] = []
+    while len(found) < 20:
+        candidate = rng.uniform(8, np.array(shape)[::-1] - 9)
+        if all(np.linalg.norm(candidate - other) > 1.1 * DIAMETER for other in found):
+            found.append(candidate)
+    noise = rng.standard_normal(shape).astype(np.float32)
+    return balls(shape, found, DIAMETER / 2) + noise, np.array(found), noise
+
+
+def test_balls_are_found_where_they_are_and_nothing_else(scene):
+    tomogram, truth, _ = scene
+    result = pick_dog(tomogram, 1.0, DogConfig(DIAMETER))
+    agreement = compare_positions(result.picks.position_xyz, truth, DIAMETER / 2)
+    assert agreement.recall == 1.0
+    assert agreement.precision >= 0.95
+    assert np.median(agreement.distance) < 1.0
+    assert (np.diff(result.picks.score) <= 0).all()
+
+
+def test_voxel_size_and_scale_of_the_density_change_nothing(scene):
+    tomogram, _, _ = scene
+    here = pick_dog(tomogram, 1.0, DogConfig(DIAMETER)).picks
+    there = pick_dog(1000.0 * tomogram - 7.0, 10.0, DogConfig(10 * DIAMETER)).picks
+    np.testing.assert_allclose(here.position_xyz, there.position_xyz, atol=0.01)
+    np.testing.assert_allclose(here.score, there.score, rtol=1e-3)
+
+
+def test_dark_particles_are_the_bright_ones_of_the_negative(scene):
+    tomogram, _, _ = scene
+    bright = pick_dog(tomogram, 1.0, DogConfig(DIAMETER)).picks
+    dark = pick_dog(-tomogram, 1.0, DogConfig(DIAMETER, is_dark=True)).picks
+    np.testing.assert_allclose(bright.position_xyz, dark.position_xyz, atol=1e-3)
+
+
+def test_tiles_of_any_size_and_threads_give_the_same_picks(scene):
+    tomogram, _, _ = scene
+    whole = pick_dog(tomogram, 1.0, DogConfig(DIAMETER, threshold=4.0))
+    with ThreadPoolExecutor(2) as pool:
+        tiled = pick_dog(tomogram, 1.0, DogConfig(DIAMETER, threshold=4.0, tile=24), pool.map)
+    # The noise is sampled differently; maxima and their places are the same.
+    assert compare_positions(
+        whole.picks.position_xyz, tiled.picks.position_xyz, 0.05).f1 > 0.97
+    assert whole.noise_sd == pytest.approx(tiled.noise_sd, rel=0.02)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 1.2])
+def test_noise_alone_gives_as_many_picks_as_expected(smoothing):
+    counts = []
+    for seed in range(3):
+        noise = np.random.default_rng(seed).standard_normal((64, 100, 100)).astype(np.float32)
+        if smoothing:
+            noise = ndimage.gaussian_filter(noise, smoothing)
+        config = DogConfig(10.0, false_positives=15.0, min_distance=0.0)
+        counts.append(len(pick_dog(noise, 1.0, config).picks))
+    # A Poisson sum of 45 has s.d. 7; the formula holds for high levels to some 30 %.
+    assert 25 < sum(counts) < 75
+
+
+def test_fewer_false_positives_mean_a_higher_threshold(scene):
+    _, _, noise = scene
+    thresholds = [
+        pick_dog(noise, 1.0, DogConfig(DIAMETER, false_positives=f)).threshold
+        for f in (0.01, 1.0, 10.0)
+    ]
+    assert thresholds[0] > thresholds[1] > thresholds[2] >= 2.0
+
+
+def test_a_fixed_threshold_and_a_number_of_picks_are_kept_to(scene):
+    tomogram, _, _ = scene
+    result = pick_dog(tomogram, 1.0, DogConfig(DIAMETER, threshold=6.5))
+    assert result.threshold == 6.5 and result.picks.score.min() >= 6.5
+    best = pick_dog(tomogram, 1.0, DogConfig(DIAMETER, max_picks=5)).picks
+    assert len(best) == 5
+    assert pick_dog(tomogram, 1.0, DogConfig(DIAMETER, threshold=500.0)).picks.score.size == 0
+
+
+def test_no_pick_lies_nearer_to_a_face_than_the_border(scene):
+    tomogram, _, _ = scene
+    result = pick_dog(tomogram, 1.0, DogConfig(DIAMETER, border=1.0, threshold=2.0))
+    away = np.minimum(
+        result.picks.position_xyz, np.array(tomogram.shape)[::-1] - 1 - result.picks.position_xyz)
+    assert away.min() >= DIAMETER
+    assert result.n_near_border > 0
+
+
+def test_picks_keep_their_distance(scene):
+    tomogram, _, _ = scene
+    picks = pick_dog(tomogram, 1.0, DogConfig(DIAMETER, threshold=2.0)).picks
+    apart = np.linalg.norm(picks.position_xyz[:, None] - picks.position_xyz[None], axis=2)
+    assert apart[~np.eye(len(picks), dtype=bool)].min() > 0.8 * DIAMETER
+
+
+def test_a_crowd_does_not_raise_the_noise(scene):
+    tomogram, _, noise = scene
+    crowded = pick_dog(tomogram, 1.0, DogConfig(DIAMETER)).noise_sd
+    empty = pick_dog(noise, 1.0, DogConfig(DIAMETER)).noise_sd
+    # Clipping and scaling by the tomogram's own spread differ a little between the two.
+    assert crowded == pytest.approx(empty, rel=0.1)
+
+
+def test_a_gold_bead_does_not_outshine_particles(scene):
+    tomogram, truth, _ = scene
+    with_gold = tomogram.copy()
+    spot = np.array([55, 48, 28])
+    away = np.linalg.norm(truth - spot, axis=1) > 1.5 * DIAMETER
+    with_gold[27:30, 47:50, 54:57] = 500.0
+    picks = pick_dog(with_gold, 1.0, DogConfig(DIAMETER)).picks
+    agreement = compare_positions(picks.position_xyz, truth[away], DIAMETER / 2)
+    assert agreement.recall == 1.0
+
+
+def test_fine_tomograms_are_binned_and_positions_stay(scene):
+    rng = np.random.default_rng(1)
+    shape, truth = (64, 64, 64), np.array([[20.0, 25, 30], [44, 40, 35]])
+    tomogram = balls(shape, truth, 11.0) + 0.5 * rng.standard_normal(shape).astype(np.float32)
+    result = pick_dog(tomogram, 2.0, DogConfig(44.0))
+    assert result.binning == 2
+    found = compare_positions(result.picks.position_xyz, truth, 3.0)
+    assert found.recall == 1.0 and found.distance.max() < 1.0
+
+
+def test_a_binned_view_is_the_mean_of_blocks():
+    volume = np.random.default_rng(2).standard_normal((7, 8, 10)).astype(np.float32)
+    view = Binned(volume, 2)
+    assert view.shape == (3, 4, 5)
+    region = view[(slice(1, 3), slice(0, 4), slice(2, 5))]
+    assert region.shape == (2, 4, 3)
+    assert region[0, 0, 0] == pytest.approx(volume[2:4, 0:2, 4:6].mean(), abs=1e-6)
+
+
+def test_neighbours_are_suppressed_best_first():
+    line = np.array([[0.0, 0, 0], [3, 0, 0], [6, 0, 0], [20, 0, 0]])
+    # The second falls to the first, so it cannot suppress the third.
+    assert suppress_neighbours(line, 4.0).tolist() == [0, 2, 3]
+    assert suppress_neighbours(line, 0.0).tolist() == [0, 1, 2, 3]
+
+
+def test_integer_tomograms_are_picked_in(scene):
+    tomogram, truth, _ = scene
+    counts = np.clip(100 + 20 * tomogram, 0, 255).astype(np.uint8)
+    picks = pick_dog(counts, 1.0, DogConfig(DIAMETER)).picks
+    assert compare_positions(picks.position_xyz, truth, DIAMETER / 2).recall == 1.0
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"diameter_angst": 1.0}, "2 at least are needed"),
+    ({"diameter_angst": 80.0}, "shortest side"),
+    ({"diameter_angst": -5.0}, "above 0"),
+    ({"false_positives": 0.0}, "above 0"),
+    ({"ratio": 1.0}, "must exceed 1"),
+    ({"max_picks": 0}, "at least 1"),
+])
+def test_impossible_settings_are_named(scene, change, message):
+    tomogram, _, _ = scene
+    with pytest.raises(ValueError, match=message):
+        pick_dog(tomogram, 1.0, DogConfig(**{"diameter_angst": DIAMETER, **change}))
+
+
+def test_damaged_tomograms_are_refused(scene):
+    tomogram, _, _ = scene
+    with pytest.raises(ValueError, match="constant"):
+        pick_dog(np.zeros((40, 40, 40), dtype=np.float32), 1.0, DogConfig(DIAMETER))
+    damaged = tomogram.copy()
+    damaged[5, 5, 5] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        pick_dog(damaged, 1.0, DogConfig(DIAMETER))
+
+
+def test_picks_of_unequal_lengths_are_refused():
+    with pytest.raises(ValueError, match="picks need"):
+        Picks(np.zeros((2, 3)), np.zeros(3), np.zeros(2, dtype=int))
