@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
+from collections import Counter
 from pathlib import Path
 
 from pyworkflow.protocol import STEPS_PARALLEL, params
@@ -50,6 +51,9 @@ class ProtFamlExtractSubtomograms(ProtFamlBase):
         form.addParam("doInvert", params.BooleanParam, default=False, label="Invert contrast?",
                       help="Subtomograms are bright on dark. Say yes when particles are dark in "
                            "the tomogram, as most reconstruction programs write it.")
+        form.addParam("doPad", params.BooleanParam, default=False,
+                      label="Keep particles at the border?",
+                      help="What their box lacks is filled with its mean. No leaves them out.")
         form.addParallelSection(threads=1, mpi=0, binThreads=4)
 
     # --------------------------------------------------------------------------------- steps
@@ -70,10 +74,13 @@ class ProtFamlExtractSubtomograms(ProtFamlBase):
             tomogram = self.tomogramOf(self._tomograms(), ts_id)
             picks = folder / "picks.star"
             write_particles(picks, convert.picks_table(self.inputCoordinates.get(), tomogram))
+            wedge = convert.missing_wedge(tomogram.getAcquisition()) or convert.NO_WEDGE
             self.runVerb(
                 "extract", convert.mrc_file(tomogram, folder / "tomogram.mrc"), picks,
                 output=folder / "subtomograms", overwrite=True, box=self.suggestedBox(),
-                bin=self.binning.get(), invert=self.doInvert.get(), workers=self.getBinThreads())
+                bin=self.binning.get(), invert=self.doInvert.get(), pad=self.doPad.get(),
+                tilt_min=wedge.tilt_min_deg, tilt_max=wedge.tilt_max_deg, tomo_name=ts_id,
+                tomogram_voxel_size=tomogram.getSamplingRate(), workers=self.getBinThreads())
 
     def createOutputStep(self, settings):
         """Gather the particles of all tomograms."""
@@ -82,10 +89,10 @@ class ProtFamlExtractSubtomograms(ProtFamlBase):
         images = SetOfSubTomograms.create(self.getPath(), prefix="subtomograms")
         images.setSamplingRate(voxel_size)
         images.setAcquisition(self._tomograms().getAcquisition().clone())
-        images.setCoordinates3D(self.inputCoordinates)  # the indirect pointer, not the set
+        images.setCoordinates3D(convert.copy_of(self.inputCoordinates))
         is_oriented = False
         for tomogram in convert.by_tomogram(coordinates):
-            path = Path(self._getExtraPath(tomogram.getTsId(), "subtomograms", "particles.star"))
+            path = self._table(tomogram.getTsId(), "particles.star")
             if path.is_file():
                 is_oriented |= self._append(images, tomogram, read_particles(path))
         self.raiseIfAllFailed(images.getSize())
@@ -112,8 +119,12 @@ class ProtFamlExtractSubtomograms(ProtFamlBase):
                 convert.IDENTITY if matrices is None else matrices[number])
             image.setVolName(tomogram.getTsId())
             image.setCoordinate3D(coordinate.clone())
+            convert.set_box_centre(image, table.rows.iloc[number])
             images.append(image)
         return is_oriented
+
+    def _table(self, ts_id, name):
+        return Path(self._getExtraPath(ts_id, "subtomograms", name))
 
     def _tomograms(self):
         return self.inputTomograms.get() or self.inputCoordinates.get().getPrecedents()
@@ -154,13 +165,23 @@ class ProtFamlExtractSubtomograms(ProtFamlBase):
         n_taken, n_given = self.subtomograms.getSize(), self.inputCoordinates.get().getSize()
         lines = [f"*{n_taken}* of {n_given} particles, box {self.subtomograms.getDim()[0]} voxels "
                  f"of {self.subtomograms.getSamplingRate():g} Å."]
-        if n_taken < n_given:
-            lines.append(f"{n_given - n_taken} left out: {self._whyLeftOut()}.")
+        reasons = self._reasonsToDrop()
+        lines += [f"{count} left out: {reason}." for reason, count in reasons.items()]
+        n_unknown = n_given - n_taken - sum(reasons.values())
+        if n_unknown > 0:
+            lines.append(f"{n_unknown} left out: their tomogram is missing or failed.")
+        if convert.tilt_range_of(self.subtomograms) is None:
+            lines.append("The tomograms have no tilt range: give it when averaging.")
         return lines + self.failureLines()
 
-    def _whyLeftOut(self):
-        return "their box leaves the tomogram" if not self.failureLines() else (
-            "their box leaves the tomogram, or the tomogram failed")
+    def _reasonsToDrop(self):
+        """Return how many positions were left out for which reason."""
+        reasons = Counter()
+        for tomogram in convert.by_tomogram(self.inputCoordinates.get()):
+            path = self._table(tomogram.getTsId(), "dropped.star")
+            if path.is_file():
+                reasons.update(map(_in_words, read_particles(path).rows["famlReason"]))
+        return reasons
 
     def _methods(self):
         if not hasattr(self, "subtomograms"):
@@ -170,3 +191,9 @@ class ProtFamlExtractSubtomograms(ProtFamlBase):
 
     def _citations(self):
         return []
+
+
+def _in_words(reason):
+    if reason.startswith("box_reaches"):
+        return "their box reaches out of the tomogram"
+    return str(reason).replace("_", " ")

@@ -180,7 +180,7 @@ class ProtFamlClassify(_ProtFamlParticles):
         table = self._resultTable()
         classes = SetOfClassesSubTomograms.create(self.getPath(), prefix="classes")
         classes.setImages(self.inputSubtomograms)  # the indirect pointer, not the set
-        classes.setCoordinates3D(images.getCoordinates3D(asPointer=True))
+        classes.setCoordinates3D(convert.copy_of(images.getCoordinates3D(asPointer=True)))
         classes.classifyItems(updateItemCallback=convert.ItemUpdater(table),
                               updateClassCallback=self._updateClass)
         averages = SetOfAverageSubTomograms.create(self.getPath(), prefix="averages")

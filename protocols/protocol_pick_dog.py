@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 from pathlib import Path
 
-from pyworkflow.object import Integer
 from pyworkflow.protocol import STEPS_PARALLEL, params
 from pyworkflow.utils import Message
 from tomo.objects import SetOfCoordinates3D
@@ -48,9 +47,14 @@ class ProtFamlPickDog(ProtFamlBase):
         form.addParam("boxSize", params.IntParam, allowsNull=True, label="Box size (voxels)",
                       help="Stored with the positions for extraction. The wizard takes one and a "
                            "half diameters; so does an empty row.")
+        form.addParam("falsePositives", params.FloatParam, default=1.0,
+                      expertLevel=params.LEVEL_ADVANCED, validators=[params.GT(0)],
+                      label="False positives allowed",
+                      help="In a whole tomogram, of noise alone: sets the threshold.")
         form.addParam("threshold", params.FloatParam, allowsNull=True,
                       expertLevel=params.LEVEL_ADVANCED, label="Threshold",
-                      help="Lowest score kept. Empty: the default of the picker.")
+                      help="Lowest score kept, in standard deviations of the response where there "
+                           "is no particle. Empty: from the row above.")
         form.addParallelSection(threads=1, mpi=0, binThreads=4)
 
     # --------------------------------------------------------------------------------- steps
@@ -72,7 +76,9 @@ class ProtFamlPickDog(ProtFamlBase):
             self.runVerb(
                 "pick-dog", convert.mrc_file(tomogram, folder / "tomogram.mrc"),
                 output=folder / "picks.star", overwrite=True, diameter=self.diameter.get(),
-                threshold=self.threshold.get(), workers=self.getBinThreads())
+                dark=self.isDark.get(), threshold=self.threshold.get(),
+                false_positives=self.falsePositives.get(), tomo_name=ts_id,
+                tomogram_voxel_size=tomogram.getSamplingRate(), workers=self.getBinThreads())
 
     def createOutputStep(self, settings, box):
         """Gather the positions of all tomograms."""
@@ -81,19 +87,17 @@ class ProtFamlPickDog(ProtFamlBase):
         coordinates.setPrecedents(self.inputTomograms)  # the indirect pointer, not the set
         coordinates.setSamplingRate(tomograms.getSamplingRate())
         coordinates.setBoxSize(box)
-        n_empty = 0
-        for tomogram in tomograms.iterItems():
-            path = Path(self._getExtraPath(tomogram.getTsId(), "picks.star"))
+        for tomogram in convert.clones(tomograms):
+            path = self._picksFile(tomogram.getTsId())
             if path.is_file():
-                convert.append_coordinates(coordinates, tomogram.clone(), read_particles(path),
+                convert.append_coordinates(coordinates, tomogram, read_particles(path),
                                            with_answers=False)
-            elif not self.failureOf(tomogram.getTsId()):
-                n_empty += 1
         self.raiseIfAllFailed(coordinates.getSize())
-        self.nEmpty = Integer(n_empty)
         self._defineOutputs(coordinates=coordinates)
         self._defineSourceRelation(self.inputTomograms, coordinates)
-        self._store(self.nEmpty)
+
+    def _picksFile(self, ts_id):
+        return Path(self._getExtraPath(ts_id, "picks.star"))
 
     def box(self):
         """Return the box size: as given, or one and a half diameters, even."""
@@ -120,9 +124,13 @@ class ProtFamlPickDog(ProtFamlBase):
     def _summary(self):
         if not hasattr(self, "coordinates"):
             return self.notReady() + self.failureLines()
-        return [f"*{self.coordinates.getSize()}* particles in "
-                f"{self.inputTomograms.get().getSize()} tomogram(s), box "
-                f"{self.coordinates.getBoxSize()} voxels.", *self.failureLines()]
+        ts_ids = self.inputTomograms.get().getTSIds()
+        lines = [f"*{self.coordinates.getSize()}* particles in {len(ts_ids)} tomogram(s), box "
+                 f"{self.coordinates.getBoxSize()} voxels."]
+        empty = [t for t in ts_ids if not self._picksFile(t).is_file() and not self.failureOf(t)]
+        if empty:
+            lines.append(f"Nothing scores above the threshold in {', '.join(empty)}.")
+        return lines + self.failureLines()
 
     def _methods(self):
         if not hasattr(self, "coordinates"):

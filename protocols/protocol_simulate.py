@@ -174,9 +174,9 @@ class ProtFamlSimulateTomograms(_ProtFamlSimulate):
         coordinates.setSamplingRate(self.voxelSize.get())
         folder = self._getExtraPath(self._tsId(1))
         coordinates.setBoxSize(read_header(self._mapFiles(folder)[0])[0][0])
-        for tomogram in tomograms.iterItems():
+        for tomogram in convert.clones(tomograms):
             truth = read_particles(Path(self._getExtraPath(tomogram.getTsId(), "truth.star")))
-            convert.append_coordinates(coordinates, tomogram.clone(), truth)
+            convert.append_coordinates(coordinates, tomogram, truth)
         averages = self._trueAverages(folder)
         self._defineOutputs(trueCoordinates=coordinates, trueAverages=averages)
         self._defineSourceRelation(tomograms, coordinates)

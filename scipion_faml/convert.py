@@ -12,7 +12,7 @@ to the tomogram's origin (its centre dim / 2 unless set otherwise), in voxels of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ import pandas as pd
 from pwem.constants import NO_INDEX
 from pwem.emlib.image import ImageHandler
 from pwem.objects import FSC, Transform
-from pyworkflow.object import Float
+from pyworkflow.object import Float, Pointer
 from tomo.constants import BOTTOM_LEFT_CORNER
 from tomo.objects import (
     AverageSubTomogram,
@@ -218,6 +218,20 @@ def _require_wedges(wedges: list[MissingWedge | None], items: list[SubTomogram])
         )
 
 
+def set_box_centre(item: SubTomogram, row: pd.Series) -> None:
+    """Keep the voxel of the tomogram that a box was cut around, which rounds the coordinate."""
+    item._famlCentreX, item._famlCentreY, item._famlCentreZ = (
+        Float(row[name]) for name in COORDINATES
+    )
+
+
+def box_centre(item: SubTomogram) -> FloatArray | None:
+    """Return the voxel that a box was cut around (x, y, z), or None where nothing tells."""
+    if not hasattr(item, "_famlCentreX"):
+        return None
+    return np.array([getattr(item, f"_famlCentre{axis}").get() for axis in "XYZ"], dtype=float)
+
+
 def _with_positions(
     rows: pd.DataFrame, items: list[SubTomogram], whole: SetOfSubTomograms
 ) -> pd.DataFrame:
@@ -230,8 +244,11 @@ def _with_positions(
         tomogram = whole.getTomogram(item) if item.hasCoordinate3D() else None
         if tomogram is None:
             return rows
-        item.getCoordinate3D().setVolume(tomogram)
-        positions.append(position_xyz(item.getCoordinate3D(), coordinates.getSamplingRate()))
+        centre = box_centre(item)
+        if centre is None:
+            item.getCoordinate3D().setVolume(tomogram)
+            centre = position_xyz(item.getCoordinate3D(), coordinates.getSamplingRate())
+        positions.append(centre)
     return rows.assign(**dict(zip(COORDINATES, np.array(positions).T, strict=True)))
 
 
@@ -455,12 +472,26 @@ def new_fsc(label: str, frequency_per_angst: Iterable[float], values: Iterable[f
     return curve
 
 
-def by_tomogram(coordinates: SetOfCoordinates3D) -> Iterator[Tomogram]:
-    """Yield the tomograms that hold coordinates (cloned)."""
+def by_tomogram(coordinates: SetOfCoordinates3D) -> list[Tomogram]:
+    """Return the tomograms that hold coordinates (cloned).
+
+    A list, not a generator: going through coordinates asks the same set for tomograms, which ends
+    an iteration over it.
+    """
     used = set(coordinates.getUniqueValues(Coordinate3D.TOMO_ID_ATTR))
-    for tomogram in coordinates.getPrecedents().iterItems():
-        if tomogram.getTsId() in used:
-            yield tomogram.clone()
+    return [t for t in clones(coordinates.getPrecedents()) if t.getTsId() in used]
+
+
+def copy_of(pointer: Pointer) -> Pointer:
+    """Return a pointer to the same: an object, pointers too, has one parent only."""
+    copied = Pointer()
+    copied.copy(pointer, copyId=False)
+    return copied
+
+
+def clones(items: Iterable[Tomogram]) -> list[Tomogram]:
+    """Return copies of a set's items: Scipion's iterators reuse one object."""
+    return [item.clone() for item in items.iterItems()]
 
 
 def ready_to_average(table: ParticleTable) -> ParticleTable:
