@@ -29,7 +29,7 @@ from scipion_faml.evaluation.fsc import (
     resolution_angst,
 )
 from scipion_faml.evaluation.symmetry import cyclic_fold, symmetry_rotations
-from scipion_faml.geometry import matrix_to_euler
+from scipion_faml.geometry import invert, matrix_to_euler
 from scipion_faml.io import (
     VOXEL_SIZE_TOLERANCE,
     ParticleTable,
@@ -352,7 +352,7 @@ def evaluate_average(
         target, voxel_size = _matching_reference(reference, volume, voxel_size, str(map_file))
         weight = _mask(mask, volume.shape[0])
         moved, result = _superposed(volume, target, hand, no_search)
-        result = {**_likeness(moved, target, weight, voxel_size), **result}
+        result = {"cc": result["cc"], **_likeness(moved, target, weight, voxel_size), **result}
         if fold:
             result |= _symmetry_summary(moved, target, fold)
         if aligned is not None:
@@ -407,17 +407,22 @@ def _superposed(
 ) -> tuple[FloatArray, dict[str, Any]]:
     """The map on the reference, and how it got there."""
     if no_search:
-        return volume, {"hand": "same", "superposed": False}
+        cc = superposition.correlation(volume, target)
+        return volume, {"cc": cc, "hand": "same", "superposed": False}
     versions = {"same": volume, "mirrored": superposition.mirrored(volume)}
     found = {name: superposition.superpose(v, target) for name, v in versions.items()}
-    moved = {name: superposition.move_map(versions[name], found[name][0]) for name in versions}
-    cc = {name: superposition.correlation(moved[name], target) for name in versions}
-    # Of the fits as such: the score of the search is free of the corners of the box.
+    # The reference is laid on the map here: turning the map instead would carry some of the noise
+    # in its corners out of the box, more or less of it with the angle.
+    cc = {
+        name: superposition.correlation(
+            versions[name], superposition.move_map(target, invert(found[name][0])))
+        for name in versions
+    }
     better = max(found, key=lambda name: found[name][1])
     chosen = better if hand == "best" else hand
     pose = found[chosen][0]
-    return moved[chosen], {
-        "hand": better, "hand_measured": chosen,
+    return superposition.move_map(versions[chosen], pose), {
+        "cc": cc[chosen], "hand": better, "hand_measured": chosen,
         "cc_same": cc["same"], "cc_mirrored": cc["mirrored"], "superposed": True,
         "rotation_euler_zyz_deg": np.rad2deg(matrix_to_euler(pose.rotation[0])),
         "shift_xyz_voxels": pose.shift_xyz[0],
@@ -432,7 +437,6 @@ def _likeness(
     flat, flat_target = (superposition.without_radial_mean(v) for v in (moved, target))
     curve = fourier_shell_correlation(moved, target, weight)
     return {
-        "cc": superposition.correlation(moved, target),
         "cc_masked": superposition.correlation(moved, target, weight),
         "cc_no_radial": superposition.correlation(flat, flat_target, weight),
         "fsc_half_angst": resolution_angst(curve, n, voxel_size, 0.5),

@@ -239,8 +239,11 @@ def superpose(volume: FloatArray, reference: FloatArray) -> tuple[RigidTransform
     kept = _distinct(score, rotations, N_REFINED, 1.5 * GRID_STEP_DEG)
     found = [coarse.refined(rotations[m], shifts[m]) for m in kept]
     level = coarse
-    for box, n_kept in ((MIDDLE_BOX, 4), (FINE_BOX, 1)):
-        found = sorted(found, key=lambda f: -f.score)[:n_kept]
+    for box, n_kept in ((MIDDLE_BOX, 6), (FINE_BOX, 3)):
+        # Starting points that have run into the same motion count once.
+        scores = np.array([f.score for f in found])
+        kept = _distinct(scores, np.stack([f.rotation for f in found]), n_kept, 5.0)
+        found = [found[m] for m in kept]
         finer = _Level.of(moving, target, box)
         scale = level.voxels / finer.voxels
         found = [finer.refined(f.rotation, f.shift_xyz * scale) for f in found]
