@@ -407,8 +407,8 @@ def _superposed(
 ) -> tuple[FloatArray, dict[str, Any]]:
     """The map on the reference, and how it got there."""
     if no_search:
-        cc = superposition.correlation(volume, target)
-        return volume, {"cc": cc, "hand": "same", "superposed": False}
+        likeness = superposition.correlation(volume, target)
+        return volume, {"cc": likeness, "hand": "same", "superposed": False}
     versions = {"same": volume, "mirrored": superposition.mirrored(volume)}
     found = {name: superposition.superpose(v, target) for name, v in versions.items()}
     # The reference is laid on the map here: turning the map instead would carry some of the noise
