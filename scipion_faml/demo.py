@@ -49,10 +49,14 @@ SIZES = {
 }
 
 
-class DemoProject:
-    """A Scipion project and the protocols that run in it, one after the other."""
+class NewProject:
+    """A new Scipion project, and the protocols that run in it one after the other.
 
-    def __init__(self, workspace: Path, tell: Callable[[str], None]) -> None:
+    Makes the project's folder the working folder: Scipion's paths are relative to it. An older
+    project of the same name is deleted.
+    """
+
+    def __init__(self, workspace: Path, name: str, tell: Callable[[str], None]) -> None:
         scipion_env.set_up(workspace)
         import pyworkflow as pw
         from pyworkflow.project import Manager
@@ -62,9 +66,9 @@ class DemoProject:
         domain.getPlugins()
         self._protocols = domain.getProtocols()
         self._tell = tell
-        shutil.rmtree(workspace / "projects" / PROJECT, ignore_errors=True)
-        self.project = Manager().createProject(PROJECT)
-        os.chdir(self.project.path)  # Scipion's paths are relative to it
+        shutil.rmtree(workspace / "projects" / name, ignore_errors=True)
+        self.project = Manager().createProject(name)
+        os.chdir(self.project.path)
         self.project.getSettings().setProtocolView("Tomography")
         self.project.saveSettings()
         self.seconds: dict[str, float] = {}
@@ -99,7 +103,7 @@ def run_demo(workspace: Path, size: DemoSize, workers: int, seed: int,
     """Build the project in `workspace`, run everything, write report.html; return the results."""
     start, folder = time.monotonic(), Path.cwd()
     try:
-        demo = DemoProject(workspace, tell)
+        demo = NewProject(workspace, PROJECT, tell)
         runs = _run_protocols(demo, size, workers, seed)
         result = _results(runs, demo.seconds)
         result["seconds"] = time.monotonic() - start
@@ -111,7 +115,7 @@ def run_demo(workspace: Path, size: DemoSize, workers: int, seed: int,
 
 
 def _run_protocols(
-    demo: DemoProject, size: DemoSize, workers: int, seed: int
+    demo: NewProject, size: DemoSize, workers: int, seed: int
 ) -> dict[str, Any]:
     """Simulate, pick, extract, classify, evaluate; return the protocols by name."""
     x, y, z = size.shape_xyz
