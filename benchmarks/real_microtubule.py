@@ -32,9 +32,9 @@ TILT_RANGE = (-60.0, 60.0)
 N_PROTOFILAMENTS = 13
 BOX = 24
 # The file says nanometres, but its numbers count voxels. Taken as voxels, the monomers lie on the
-# wall all around, their axial step is 3.90 x 1.052 = 4.10 nm, that of tubulin, and sums over each of
-# the 13 protofilaments repeat every 4.05 to 4.19 nm. Divided by 1.052 the ring of monomers is 5
-# voxels off the tube, the step 3.90 nm, and five of the 13 sums have no such repeat.
+# wall all around, their axial step is 3.90 x 1.052 = 4.10 nm, that of tubulin, and sums over each
+# of the 13 protofilaments repeat every 4.05 to 4.19 nm. Divided by 1.052 the ring of monomers is
+# 5 voxels off the tube, the step 3.90 nm, and four of the 13 sums have no such repeat.
 VOXELS_PER_UNIT = 1.0
 REPEAT_NM = (3.9, 4.3)  # where the repeat of tubulin is expected
 

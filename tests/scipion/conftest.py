@@ -102,7 +102,7 @@ def tomograms(session_project: ProjectRunner) -> Any:
     """A finished simulation of two tomograms with 5 + 5 particles each."""
     return _in_project(session_project, session_project.new(
         "ProtFamlSimulateTomograms", structures="groel, proteasome", counts="5", sizeX=88,
-        sizeY=80, sizeZ=40, voxelSize=VOXEL_SIZE, snr=4.0, optics=1, numberOfTomograms=2,
+        sizeY=80, sizeZ=40, voxelSize=VOXEL_SIZE, snr=0.05, optics=1, numberOfTomograms=2,
         tiltMin=-54.0, tiltMax=60.0, binThreads=2))
 
 
