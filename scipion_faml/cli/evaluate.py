@@ -12,7 +12,15 @@ import numpy as np
 import pandas as pd
 
 from scipion_faml import __version__, plots
-from scipion_faml.cli.common import common_options, file_stamp, plain, seed_option, show
+from scipion_faml.cli.common import (
+    common_options,
+    file_stamp,
+    n_workers,
+    plain,
+    seed_option,
+    show,
+    workers_option,
+)
 from scipion_faml.cli.truth import (
     RowMatch,
     by_tomogram,
@@ -29,6 +37,7 @@ from scipion_faml.evaluation.fsc import (
     resolution_angst,
 )
 from scipion_faml.evaluation.symmetry import cyclic_fold, symmetry_rotations
+from scipion_faml.execution import executor_of
 from scipion_faml.geometry import invert, matrix_to_euler
 from scipion_faml.io import (
     VOXEL_SIZE_TOLERANCE,
@@ -128,10 +137,12 @@ def _class_names(truth: ParticleTable) -> dict[int, str]:
               "to this STAR file.")
 @_report_option
 @_output_option
+@workers_option
 @common_options
 def evaluate_poses(
     particles: Path, truth: Path, symmetry: str, radius: float | None, no_global_frame: bool,
-    errors: Path | None, report: Path | None, output: Path | None, as_json: bool, overwrite: bool,
+    errors: Path | None, report: Path | None, output: Path | None, workers: int | None,
+    as_json: bool, overwrite: bool,
 ) -> None:
     """Rotation error (deg) and shift error (voxels) of poses, modulo symmetry and global frame.
 
@@ -242,10 +253,11 @@ def _report_poses(
 @_radius_option
 @_report_option
 @_output_option
+@workers_option
 @common_options
 def evaluate_classes(
     particles: Path, truth: Path, radius: float | None, report: Path | None,
-    output: Path | None, as_json: bool, overwrite: bool,
+    output: Path | None, workers: int | None, as_json: bool, overwrite: bool,
 ) -> None:
     """Confusion matrix of classes after their best one-to-one match, F1, adjusted Rand index."""
     settings = {"radius": radius, "report": report}
@@ -325,11 +337,12 @@ def _report_classes(
 @click.option("--aligned", default=None, type=_File, help="Write MAP as superposed to this file.")
 @_report_option
 @_output_option
+@workers_option
 @common_options
 def evaluate_average(
     map_file: Path, reference: Path | None, mask: str, symmetry: str | None, hand: str,
     no_search: bool, aligned: Path | None, report: Path | None, output: Path | None,
-    as_json: bool, overwrite: bool,
+    workers: int | None, as_json: bool, overwrite: bool,
 ) -> None:
     """Likeness of a map and a reference after superposing them by rotation and shift.
 
@@ -351,7 +364,7 @@ def evaluate_average(
             return _symmetry_summary(volume, None, fold)
         target, voxel_size = _matching_reference(reference, volume, voxel_size, str(map_file))
         weight = _mask(mask, volume.shape[0])
-        moved, result = _superposed(volume, target, hand, no_search)
+        moved, result = _superposed(volume, target, hand, no_search, n_workers(workers))
         result = {"cc": result["cc"], **_likeness(moved, target, weight, voxel_size), **result}
         if fold:
             result |= _symmetry_summary(moved, target, fold)
@@ -403,14 +416,16 @@ def _mask(mask: str, n: int) -> FloatArray:
 
 
 def _superposed(
-    volume: FloatArray, target: FloatArray, hand: str, no_search: bool
+    volume: FloatArray, target: FloatArray, hand: str, no_search: bool, threads: int
 ) -> tuple[FloatArray, dict[str, Any]]:
     """The map on the reference, and how it got there."""
     if no_search:
         likeness = superposition.correlation(volume, target)
         return volume, {"cc": likeness, "hand": "same", "superposed": False}
     versions = {"same": volume, "mirrored": superposition.mirrored(volume)}
-    found = {name: superposition.superpose(v, target) for name, v in versions.items()}
+    fits = executor_of(min(threads, 2)).map(
+        lambda version: superposition.superpose(version, target), versions.values())
+    found = dict(zip(versions, fits, strict=True))
     # The reference is laid on the map here: turning the map instead would carry some of the noise
     # in its corners out of the box, more or less of it with the angle.
     cc = {
@@ -494,10 +509,11 @@ def _report_average(
 @_report_option
 @_output_option
 @seed_option
+@workers_option
 @common_options
 def fsc(
     half1: Path, half2: Path, mask: str | None, curve: Path | None, report: Path | None,
-    output: Path | None, seed: int, as_json: bool, overwrite: bool,
+    output: Path | None, seed: int, workers: int | None, as_json: bool, overwrite: bool,
 ) -> None:
     """Fourier shell correlation of two half maps, and the resolution at 0.143 and 0.5."""
     settings = {"mask": mask, "curve": curve, "report": report, "seed": seed}
@@ -569,10 +585,12 @@ def _common_voxel_size(first: Path, size: float, second: Path, other: float) -> 
               "particle's voxels, or within --radius of them, found it.")
 @_report_option
 @_output_option
+@workers_option
 @common_options
 def evaluate_picks(
     picks_file: Path, truth: Path, radius: float | None, labels: Path | None,
-    report: Path | None, output: Path | None, as_json: bool, overwrite: bool,
+    report: Path | None, output: Path | None, workers: int | None, as_json: bool,
+    overwrite: bool,
 ) -> None:
     """Precision, recall and F1 of picked positions, one pick to a particle at most."""
     if radius is None and labels is None:
