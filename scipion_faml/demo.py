@@ -6,7 +6,6 @@ behind is a project that the window opens, and a report. This module needs Scipi
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import shutil
@@ -61,7 +60,6 @@ class NewProject:
         import pyworkflow as pw
         from pyworkflow.project import Manager
 
-        logging.getLogger("pyworkflow").setLevel(logging.WARNING)  # the demo tells what it does
         domain = pw.Config.getDomain()
         domain.getPlugins()
         self._protocols = domain.getProtocols()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ def demo(size: str, output: Path, workers: int | None, seed: int, as_json: bool,
     from scipion_faml import scipion_env
 
     scipion_env.check_tkinter()
+    _hush_scipion()
     run = Run("demo", output, {"size": size, "seed": seed}, (), overwrite)
 
     def work() -> dict[str, Any]:
@@ -54,6 +56,14 @@ def demo(size: str, output: Path, workers: int | None, seed: int, as_json: bool,
         return
     click.echo(_table_text(result))
     click.echo(f"\nproject  {result['project']}\nreport   {result['report']}")
+
+
+def _hush_scipion() -> None:
+    """Leave Scipion's running commentary out: the demo says what goes on. --verbose keeps it."""
+    root = logging.getLogger()
+    if root.level > logging.DEBUG:
+        for handler in root.handlers:
+            handler.setLevel(logging.WARNING)
 
 
 def _table_text(result: dict[str, Any]) -> str:

@@ -35,16 +35,18 @@ def test_scipion_finds_protocols_viewers_wizards_and_references(domain):
 
 
 def test_the_menu_lists_every_protocol(domain):
-    import json
-    import re
+    import pyworkflow as pw
+    from pyworkflow.gui.project.viewprotocols_extra import ProtocolTreeConfig
 
-    import scipion_faml
+    def leaves(node):
+        yield getattr(node, "value", None)
+        for child in node.childs:
+            yield from leaves(child)
 
-    text = (Path(scipion_faml.__file__).parent / "protocols.conf").read_text()
-    listed = set(re.findall(r'"value": "(\w+)"', text))
-    assert listed == {n for n, p in domain.getProtocols().items()
-                      if n.startswith("ProtFaml") and n != "ProtFamlBase"}
-    json.loads(text.split("Tomography = ")[1])  # what Scipion merges must be JSON
+    tree = ProtocolTreeConfig.load(domain, pw.Config.SCIPION_PROTOCOLS)["Tomography"]
+    listed = {str(value) for value in leaves(tree) if str(value).startswith("ProtFaml")}
+    assert listed == {name for name in domain.getProtocols()
+                      if name.startswith("ProtFaml") and name != "ProtFamlBase"}
 
 
 # ------------------------------------------------------------------------------------ simulation
