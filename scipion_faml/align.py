@@ -10,7 +10,6 @@ correlations, evaluated on all rotations at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -148,7 +147,7 @@ class Observation:
         # What the window smears into the missing wedge has random phases, but as magnitudes it
         # would add up, and draw every particle to the orientation of its wedge.
         plan = self.wedge.plan
-        magnitude = np.abs(gather(self.oversampled, plan.points_xyz, IDENTITY))
+        magnitude: FloatArray = np.abs(gather(self.oversampled, plan.points_xyz, IDENTITY))
         return harmonic_coefficients(magnitude * self.wedge.support_on_shells, plan)
 
     def turned_back(self, rotation: FloatArray, shift_xyz: FloatArray) -> ComplexArray:
@@ -210,7 +209,7 @@ class Reference:
 def prepare_reference(average: FloatArray, samples: SampleSet, plan: ShellPlan) -> Reference:
     """Return the reference of a class average (n, n, n)."""
     oversampled = oversampled_spectrum(average)
-    magnitude = np.abs(gather(oversampled, plan.points_xyz, IDENTITY))
+    magnitude: FloatArray = np.abs(gather(oversampled, plan.points_xyz, IDENTITY))
     return Reference(
         samples,
         plan,
@@ -234,7 +233,7 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.class_index)
 
-    def select(self, keep: BoolArray | IntArray | Sequence[int]) -> Candidates:
+    def select(self, keep: BoolArray | IntArray | list[int]) -> Candidates:
         """Return the candidates at `keep`."""
         return Candidates(
             self.transforms[keep], self.class_index[keep], self.score[keep], self.cross[keep],
@@ -258,7 +257,8 @@ def magnitude_scores(observation: Observation, reference: Reference) -> FloatArr
     numerator = rotational_correlation(
         observation.magnitude_coefficients, reference.magnitude_coefficients, reference.plan
     )
-    return np.ascontiguousarray(numerator / reference.denominator(observation.wedge), dtype=np.float32)
+    score = numerator / reference.denominator(observation.wedge)
+    return np.ascontiguousarray(score, dtype=np.float32)
 
 
 def best_rotations(score: FloatArray, plan: ShellPlan, n_best: int) -> FloatArray:
@@ -293,7 +293,7 @@ def _parabolic(score: FloatArray, position: IntArray) -> FloatArray:
 
 
 def _separated(rotation: FloatArray, min_angle_deg: float, n_best: int) -> IntArray:
-    """Indices of up to n_best rotations, in order, each at least min_angle_deg from those before."""
+    """Indices of up to n_best rotations, in order, each min_angle_deg or more from those before."""
     kept: list[int] = []
     for m in range(len(rotation)):
         if len(kept) == n_best:
@@ -354,7 +354,7 @@ def score_rotations(
     class_index: int,
     max_shift: float,
 ) -> Candidates:
-    """Return the rotations (M, 3) as candidates of one class, each with its best shift and score."""
+    """Return rotations (M, 3) as candidates of one class, each with its best shift and score."""
     shifts, sums = np.zeros((len(euler_zyz), 3)), np.zeros((len(euler_zyz), 2))
     for m, rotation in enumerate(euler_to_matrix(euler_zyz)):
         model = reference.turned(rotation)
@@ -401,7 +401,7 @@ def refine_rotation(
     max_shift: float,
     step_deg: float,
 ) -> Candidates:
-    """Return one candidate moved uphill in score: small turns about x, y, z, halved until none helps."""
+    """Return one candidate moved uphill in score: turns about x, y, z, halved until none helps."""
     step = np.deg2rad(step_deg)
     class_index = int(candidate.class_index[0])
     smallest = step / 8

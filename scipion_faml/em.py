@@ -32,6 +32,7 @@ from scipion_faml.voronoi import voronoi_weights
 
 SMALLEST_PRIOR = 1e-12  # keeps log(alpha) finite for a class that lost all particles
 SMALLEST_COVERAGE = 0.05  # of the class's weight
+SMALLEST_VARIANCE = 1e-4  # of noise (Fourier units) and shifts (voxels^2)
 
 
 # -------------------------------------------------------------------------------------- E-step
@@ -68,7 +69,9 @@ def responsibilities(log_joint: FloatArray, voronoi_weight: FloatArray) -> Float
         If the lengths differ.
     """
     if log_joint.shape != voronoi_weight.shape:
-        raise ValueError(f"{len(log_joint)} log_joint values but {len(voronoi_weight)} voronoi_weight")
+        raise ValueError(
+            f"{len(log_joint)} log_joint values but {len(voronoi_weight)} voronoi_weight"
+        )
     # Exponents reach -1e5 at 64^3 voxels: outside the log domain every posterior is 0/0.
     log_weighted = log_joint + np.log(voronoi_weight)
     return np.exp(log_weighted - logsumexp(log_weighted))
@@ -195,7 +198,7 @@ class SufficientStatistics:
 def accumulate(
     statistics: SufficientStatistics, observation: Observation, assignment: Assignment
 ) -> SufficientStatistics:
-    """Add one particle to `statistics` (its arrays are updated in place; the new sums are returned)."""
+    """Add one particle to `statistics`: its arrays are updated in place, the new sums returned."""
     candidates, gamma = assignment.candidates, assignment.responsibility
     half = observation.index % 2
     rotation = candidates.transforms.rotation
@@ -207,11 +210,12 @@ def accumulate(
         statistics.weight[half, k] += gamma[m]
     wedge = observation.wedge
     residual = squared_residual(candidates, observation.power)
+    squared_shift = np.sum(candidates.transforms.shift_xyz**2, axis=1)
     return replace(
         statistics,
         sq_residual=statistics.sq_residual + float(gamma @ residual),
         n_missing=statistics.n_missing + wedge.samples.n_total - wedge.n_observed,
-        sq_shift=statistics.sq_shift + float(gamma @ np.sum(candidates.transforms.shift_xyz**2, axis=1)),
+        sq_shift=statistics.sq_shift + float(gamma @ squared_shift),
         n_particles=statistics.n_particles + 1,
         log_likelihood=statistics.log_likelihood + assignment.log_likelihood,
     )
@@ -222,14 +226,14 @@ def imputed_average(
     signal: ComplexArray, coverage: FloatArray, weight: float, current: ComplexArray
 ) -> ComplexArray:
     """Return A_new at the samples (Eq. 10): what no particle measured keeps its current value."""
-    new: ComplexArray = (signal + (weight - coverage) * current) / weight
+    new: ComplexArray = np.asarray((signal + (weight - coverage) * current) / weight)
     return new
 
 
 def observed_average(
     signal: ComplexArray, coverage: FloatArray, weight: float, current: ComplexArray
 ) -> ComplexArray:
-    """Return signal / coverage: the fixed point of Eq. 10, near 0 where hardly anything was measured.
+    """Return signal / coverage: the fixed point of Eq. 10, near 0 where nothing was measured.
 
     The coverage is floored at a twentieth of the class's weight, so that what leaks out of a wedge
     into a sample that no particle measured is not blown up.
@@ -283,9 +287,9 @@ def m_step(
     return ModelState(
         averages,
         alpha=weight / n_particles,  # Eq. 11
-        sigma=float(np.sqrt(max(sigma_sq, np.finfo(np.float32).tiny))),
-        # All shifts equal 0 would forbid every other shift for ever.
-        zeta=float(np.sqrt(max(zeta_sq, 1e-4))),
+        sigma=float(np.sqrt(max(sigma_sq, SMALLEST_VARIANCE))),
+        # Shifts that are all 0 would forbid every other one for ever.
+        zeta=float(np.sqrt(max(zeta_sq, SMALLEST_VARIANCE))),
         iteration=state.iteration + 1,
     )
 

@@ -28,7 +28,7 @@ class SerialExecutor:
 class ThreadExecutor:
     """`n_workers` threads: kernels and FFTs release the interpreter's lock.
 
-    At most n_workers + 1 results wait to be taken, so memory does not grow with the number of items.
+    At most n_workers + 1 results wait to be taken: memory does not grow with the number of items.
     """
 
     def __init__(self, n_workers: int) -> None:

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import fft
 
 from scipion_faml.types import ComplexArray, FloatArray, IntArray
 from scipion_faml.volume import crop_or_pad
+
+Values = TypeVar("Values", bound=np.generic)
 
 OVERSAMPLING = 2  # padding before interpolation in Fourier space
 
@@ -48,7 +52,7 @@ def frequency_radius(n: int) -> FloatArray:
 
 @lru_cache(maxsize=8)
 def hermitian_multiplicity(n: int) -> IntArray:
-    """Return how many of the J = n^3 samples each sample of the half stands for: 1 or 2 (uint8)."""
+    """Return how many of the J = n^3 samples each one of the half stands for: 1 or 2 (uint8)."""
     multiplicity = np.full((n, n, n // 2 + 1), 2, dtype=np.uint8)
     multiplicity[:, :, 0] = 1
     if n % 2 == 0:
@@ -58,10 +62,14 @@ def hermitian_multiplicity(n: int) -> IntArray:
 
 
 def shell_sums(values: FloatArray, n: int) -> FloatArray:
-    """Return sums of `values` (as spectrum) over shells of rounded |k|, (n // 2,), over all J samples."""
+    """Return sums of `values` (as a spectrum) over shells of rounded |k|, (n // 2,).
+
+    Both Friedel mates are counted: the sums are over all J samples.
+    """
     shell = np.rint(frequency_radius(n)).astype(np.intp).ravel()
     weighted = (values * hermitian_multiplicity(n)).astype(np.float64).ravel()
-    return np.bincount(shell, weights=weighted)[: n // 2]
+    sums: FloatArray = np.bincount(shell, weights=weighted)[: n // 2].astype(np.float64)
+    return sums
 
 
 def shift_spectrum(half: ComplexArray, shift_xyz: FloatArray) -> ComplexArray:
@@ -87,7 +95,7 @@ def low_pass(volume: FloatArray, voxel_size_angst: float, cutoff_angst: float) -
 
 
 def resample(volume: FloatArray, n_new: int) -> FloatArray:
-    """Return `volume` on n_new^3 voxels of the same field of view, by cropping or padding its spectrum."""
+    """Return `volume` on n_new^3 voxels of the same field of view: spectrum cropped or padded."""
     n = volume.shape[0]
     full = fft.fftshift(fft.fftn(fft.ifftshift(volume)))
     small = crop_or_pad(full, (n_new, n_new, n_new))
@@ -115,11 +123,11 @@ class SampleSet:
         """J: the number of Fourier samples of the whole spectrum that the set stands for."""
         return float(self.multiplicity.sum(dtype=np.float64))
 
-    def take(self, half: ComplexArray | FloatArray) -> ComplexArray | FloatArray:
-        """Return the samples of `half` (..., n, n, n // 2 + 1) as (..., J)."""
-        return half.reshape(*half.shape[:-3], -1)[..., self.flat_index]
+    def take(self, half: NDArray[Values]) -> NDArray[Values]:
+        """Return the samples of `half` (n, n, n // 2 + 1) as (J,)."""
+        return half.reshape(-1)[self.flat_index]
 
-    def put(self, values: ComplexArray | FloatArray) -> ComplexArray | FloatArray:
+    def put(self, values: NDArray[Values]) -> NDArray[Values]:
         """Return a half spectrum with `values` (J,) at the samples and 0 elsewhere."""
         half = np.zeros(self.n * self.n * (self.n // 2 + 1), dtype=values.dtype)
         half[self.flat_index] = values

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scipion_faml.types import FloatArray, IntArray
+from scipion_faml.types import BoolArray, FloatArray, IntArray
 
 
 def euler_to_matrix(euler_zyz: FloatArray) -> FloatArray:
-    """Return R = Rz(alpha) Ry(beta) Rz(gamma) for angles (..., 3) in rad, as (..., 3, 3) float64."""
+    """Return R = Rz(alpha) Ry(beta) Rz(gamma), (..., 3, 3), for angles (..., 3) in rad."""
     euler_zyz = np.asarray(euler_zyz, dtype=np.float64)
     (ca, cb, cg), (sa, sb, sg) = (
         np.moveaxis(np.cos(euler_zyz), -1, 0),
@@ -30,7 +30,7 @@ def euler_to_matrix(euler_zyz: FloatArray) -> FloatArray:
 
 
 def matrix_to_euler(matrix: FloatArray) -> FloatArray:
-    """Return ZYZ angles (..., 3) in rad of rotation matrices (..., 3, 3); gamma = 0 at the poles."""
+    """Return ZYZ angles (..., 3) in rad of matrices (..., 3, 3); gamma = 0 at the poles."""
     m = np.asarray(matrix, dtype=np.float64)
     sin_beta = np.hypot(m[..., 0, 2], m[..., 1, 2])
     beta = np.arctan2(sin_beta, m[..., 2, 2])
@@ -59,10 +59,10 @@ def rotation_from_vector(vector: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True, eq=False)
 class RigidTransforms:
-    """M poses: rotate about the box centre by `euler_zyz` (rad), then shift by `shift_xyz` (voxels)."""
+    """M poses: rotate about the box centre by `euler_zyz` (rad), then shift by `shift_xyz`."""
 
     euler_zyz: FloatArray  # (M, 3)
-    shift_xyz: FloatArray  # (M, 3)
+    shift_xyz: FloatArray  # (M, 3) voxels
 
     def __post_init__(self) -> None:
         for name in ("euler_zyz", "shift_xyz"):
@@ -75,7 +75,7 @@ class RigidTransforms:
     def __len__(self) -> int:
         return len(self.euler_zyz)
 
-    def __getitem__(self, index: slice | IntArray | Sequence[int]) -> RigidTransforms:
+    def __getitem__(self, index: slice | IntArray | BoolArray | list[int]) -> RigidTransforms:
         return RigidTransforms(self.euler_zyz[index], self.shift_xyz[index])
 
     @property

@@ -23,6 +23,7 @@ from functools import lru_cache
 
 import numpy as np
 from scipy import fft
+from scipy.special import roots_legendre
 
 from scipion_faml.cython_ext import _so3
 from scipion_faml.types import ComplexArray, FloatArray, IntArray
@@ -62,7 +63,7 @@ def legendre_table(bandwidth: int, cosines: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True, eq=False)
 class ShellPlan:
-    """Where to sample shells of radii 1..n_shells, and the tables that turn samples to coefficients."""
+    """Where to sample shells of radii 1..n_shells, and tables from samples to coefficients."""
 
     bandwidth: int
     n_shells: int
@@ -95,7 +96,7 @@ def shell_plan(bandwidth: int, n_shells: int) -> ShellPlan:
     """
     if bandwidth < 2 or n_shells < 1:
         raise ValueError(f"bandwidth {bandwidth} and {n_shells} shells: need at least 2 and 1")
-    cosines, weights = np.polynomial.legendre.leggauss(2 * bandwidth)
+    cosines, weights = roots_legendre(2 * bandwidth)
     upper = cosines > 0
     cosines, weights = cosines[upper], weights[upper]
     n_points = 4 * bandwidth
@@ -165,7 +166,8 @@ def rotational_correlation(p: Coefficients, q: Coefficients, plan: ShellPlan) ->
         occurs twice: (alpha, beta, gamma) and (alpha + pi, 2 pi - beta, gamma + pi).
     """
     radius = np.arange(1, plan.n_shells + 1, dtype=np.float32)[:, None] ** 2
-    product = np.concatenate([((a * radius).T @ b.conj()).ravel() for a, b in zip(p, q, strict=True)])
+    blocks = [(a * radius).T @ b.conj() for a, b in zip(p, q, strict=True)]
+    product = np.concatenate([block.ravel() for block in blocks])
     b = plan.bandwidth
     series = np.empty((2 * b - 1, 2 * b - 1, b), dtype=np.complex64)
     _so3.assemble(product, plan.wigner, plan.degrees, b, series)
@@ -181,6 +183,6 @@ def rotational_correlation(p: Coefficients, q: Coefficients, plan: ShellPlan) ->
 
 
 def grid_euler_zyz(position: FloatArray, plan: ShellPlan) -> FloatArray:
-    """Return ZYZ angles (M, 3) in rad of (fractional) grid positions (M, 3) [alpha, gamma, beta]."""
+    """Return ZYZ angles (M, 3) in rad of grid positions (M, 3): alpha, gamma, beta."""
     angles = np.asarray(position, float) * (2 * np.pi / plan.n_angles)
     return angles[:, [0, 2, 1]]

@@ -35,7 +35,7 @@ VOXEL_SIZE_TOLERANCE = 0.01  # relative: headers store float32 and pixel sizes a
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; rename it to `path` when the block ends without error."""
+    """Yield a temporary name beside `path`; rename it to `path` when the block ends well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
@@ -104,7 +104,7 @@ def read_weight(path: Path | str) -> FloatArray:
     volume = read_cube(path)[0]
     if volume.min() < 0.0 or volume.max() > 1.0 + 1e-5:
         raise ValueError(
-            f"{path} holds weights from {volume.min():g} to {volume.max():g}: they must lie in [0, 1]"
+            f"{path} holds weights from {volume.min():g} to {volume.max():g}: scale them to [0, 1]"
         )
     n = volume.shape[0]
     return np.ascontiguousarray(np.fft.ifftshift(volume)[:, :, : n // 2 + 1])
@@ -157,7 +157,7 @@ class ParticleTable:
             raise ValueError(f"{self.path}: rlnImagePixelSize is {low:g}: give it in angstrom")
         if high > low * (1 + VOXEL_SIZE_TOLERANCE):
             raise ValueError(
-                f"{self.path}: voxel sizes of {low:g} and {high:g} A in one set: re-extract one of them"
+                f"{self.path}: voxel sizes of {low:g} and {high:g} A in one set: re-extract some"
             )
         return low
 
@@ -339,7 +339,9 @@ class FileSource:
     def __getitem__(self, index: int) -> Particle:
         volume = read_cube(self.paths[index])[0]
         if volume.shape[0] != self.n:
-            raise ValueError(f"{self.paths[index]} has a box of {volume.shape[0]}, the set {self.n}")
+            raise ValueError(
+                f"{self.paths[index]} has a box of {volume.shape[0]}, the set {self.n}"
+            )
         wedge = self.wedges[index]
         weight = wedge.mask(self.n) if isinstance(wedge, MissingWedge) else read_weight(wedge)
         if weight.shape[0] != self.n:

@@ -44,8 +44,9 @@ class FamlConfig:
         if self.n_iterations < 0 or self.seed < 0:
             raise ValueError("n_iterations and seed must not be negative")
         for name, known in (("method", METHODS), ("start", STARTS), ("search", SEARCHES)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: choose from {', '.join(known)}")
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f"{name} is {value!r}: choose from {', '.join(known)}")
         if not 1.0 <= self.angular_step_deg <= 90.0:
             raise ValueError(f"angular_step_deg is {self.angular_step_deg:g}: choose 1 to 90")
         if self.max_shift is not None and self.max_shift < 0:

@@ -48,7 +48,7 @@ def squared_radius(n: int) -> FloatArray:
 
 @lru_cache(maxsize=16)
 def soft_sphere(n: int, radius: float, edge: float = 3.0) -> FloatArray:
-    """Return a mask (n, n, n) float32 in [0, 1]: 1 inside `radius` voxels, cosine edge outside it."""
+    """Return a mask (n, n, n) float32: 1 inside `radius` voxels, a cosine edge to 0 outside it."""
     distance = np.sqrt(squared_radius(n))
     phase = np.clip((distance - radius) / max(edge, 1e-6), 0.0, 1.0)
     mask: FloatArray = (0.5 + 0.5 * np.cos(np.pi * phase)).astype(np.float32)

@@ -32,7 +32,7 @@ class MissingWedge:
             )
 
     def mask(self, n: int) -> FloatArray:
-        """Return the wedge as weights (n, n, n // 2 + 1) float32: 1 measured, 0 missing, read-only."""
+        """Return weights (n, n, n // 2 + 1) float32: 1 measured, 0 missing; read-only."""
         return _wedge_mask(self.tilt_min_deg, self.tilt_max_deg, n)
 
 

@@ -28,7 +28,7 @@ def gather_complex(half, frequency_xyz, matrix):
         k = matrix @ f.astype(float)
         base = np.floor(k).astype(int)
         for corner in itertools.product((0, 1), repeat=3):
-            weight = np.prod([w if c else 1 - w for c, w in zip(corner, k - base)])
+            weight = np.prod([w if c else 1 - w for c, w in zip(corner, k - base, strict=True)])
             x, y, z = (base + corner) % n
             out[j] += weight * full[z, y, x]
     return out
@@ -57,10 +57,9 @@ def assemble(product, wigner, degrees, bandwidth):
 def periodic_local_maxima(score):
     """1 where no neighbour of 26 is higher; of equal neighbours the first in memory is kept."""
     out = np.zeros(score.shape, dtype=np.uint8)
+    steps = list(itertools.product((-1, 0, 1), repeat=3))
     for here in np.ndindex(score.shape):
-        neighbours = {
-            tuple((np.array(here) + d) % score.shape) for d in itertools.product((-1, 0, 1), repeat=3)
-        } - {here}
+        neighbours = {tuple((np.array(here) + d) % score.shape) for d in steps} - {here}
         out[here] = all(
             score[there] < score[here] or (score[there] == score[here] and there > here)
             for there in neighbours
@@ -80,7 +79,7 @@ def evaluate_harmonics(coefficients, degrees, unit_xyz):
     polar = np.arccos(np.clip(unit_xyz[:, 2], -1, 1))
     azimuth = np.arctan2(unit_xyz[:, 1], unit_xyz[:, 0])
     total = 0.0
-    for l, c in zip(degrees, coefficients):
+    for l, c in zip(degrees, coefficients, strict=True):
         basis = np.stack([sph_harm(m, l, azimuth, polar) for m in range(-l, l + 1)])
         total = total + c @ basis
     return total

@@ -21,8 +21,8 @@ from scipion_faml.em import (
     responsibilities,
     without_small,
 )
-from scipion_faml.fourier import frequencies, sample_set, spectrum, volume_from_spectrum
-from scipion_faml.geometry import RigidTransforms, euler_to_matrix
+from scipion_faml.fourier import sample_set, spectrum, volume_from_spectrum
+from scipion_faml.geometry import RigidTransforms
 from scipion_faml.harmonics import shell_plan
 from scipion_faml.io import ArraySource
 from scipion_faml.model import ModelState
@@ -91,7 +91,8 @@ def test_log_joint_is_equation_15_summed_over_every_fourier_sample(n, exact_turn
     volume, average = rng.normal(size=(2, n, n, n)).astype(np.float32)
     observation = observe(volume, prepare_wedge(wedge, samples, plan))
     rotation, shift = QUARTER_TURNS[5], np.array([0.5, -1.0, 2.0])
-    found = candidates_at(observation, [prepare_reference(average, samples, plan)], [rotation], [shift])
+    reference = prepare_reference(average, samples, plan)
+    found = candidates_at(observation, [reference], [rotation], [shift])
     state = ModelState(average[None], np.array([0.3]), sigma=20.0, zeta=1.5)
     # The same by hand: turn the average voxel by voxel in Fourier space, over the whole spectrum.
     full = oracles.full_spectrum(spectrum(average.astype(float)), n)
@@ -174,7 +175,8 @@ def test_the_likelihood_never_falls_for_fixed_candidates(n, n_classes, exact_tur
     samples, plan = sample_set(n), shell_plan(4, 3)
     wedge = MissingWedge(-60, 60).mask(n)
     volumes = rng.normal(size=(6, n, n, n)).astype(np.float32)
-    observations = [observe(v, prepare_wedge(wedge, samples, plan), i) for i, v in enumerate(volumes)]
+    prepared = prepare_wedge(wedge, samples, plan)
+    observations = [observe(v, prepared, i) for i, v in enumerate(volumes)]
     start = np.stack([volumes[k::n_classes].mean(axis=0) for k in range(n_classes)])
     state = ModelState(start, np.full(n_classes, 1 / n_classes), sigma=20.0, zeta=3.0)
     shifts = [np.zeros(3), np.array([1.0, 0, 0]), np.array([0, -1.0, 1.0])]
@@ -282,7 +284,7 @@ def test_graded_weights_count_samples_in_proportion():
         observation = observe(
             volume, prepare_wedge((factor * wedge).astype(np.float32), samples, plan)
         )
-        found = candidates_at(observation, [reference], [euler_to_matrix(np.zeros(3))], [np.zeros(3)])
+        found = candidates_at(observation, [reference], [np.eye(3)], [np.zeros(3)])
         exponents.append(log_joint(found, observation.power, state)[0])
     assert exponents[1] == pytest.approx(0.5 * exponents[0], rel=1e-5)
     assert isinstance(ArraySource(volume[None], [wedge])[0].wedge, np.ndarray)

@@ -11,9 +11,7 @@ from scipion_faml.volume import move_volume
 
 
 def last(results):
-    for result in results:
-        pass
-    return result
+    return list(results)[-1]
 
 
 def frame_error_deg(found, truth):
@@ -52,7 +50,8 @@ def test_two_structures_are_told_apart():
 def test_the_result_does_not_depend_on_the_workers(one_structure):
     source, _, _ = one_structure
     config = FamlConfig(n_classes=2, n_iterations=2, chunk_size=3)
-    runs = [last(run(source, config, e)) for e in (SerialExecutor(), ThreadExecutor(2), ThreadExecutor(4))]
+    executors = (SerialExecutor(), ThreadExecutor(2), ThreadExecutor(4))
+    runs = [last(run(source, config, executor)) for executor in executors]
     for other in runs[1:]:
         np.testing.assert_array_equal(other.state.averages, runs[0].state.averages)
         np.testing.assert_array_equal(
@@ -105,7 +104,9 @@ def test_known_poses_average_to_the_structure(one_structure):
     source, class_index, poses = one_structure
     averages, halves = average_known(source, class_index, poses, FamlConfig())
     reference = blobs(20, 0, radius=0.18)
-    correlation = [np.corrcoef(v.ravel(), reference.ravel())[0, 1] for v in (averages[0], halves[0, 0])]
+    correlation = [
+        np.corrcoef(v.ravel(), reference.ravel())[0, 1] for v in (averages[0], halves[0, 0])
+    ]
     assert correlation[0] > 0.97
     assert correlation[0] > correlation[1] > 0.9
 

@@ -12,7 +12,8 @@ CORE = ROOT / "scipion_faml"
 LAYER = {
     0: ["cython_ext"],
     1: ["types", "geometry", "volume", "fourier", "wedge", "harmonics"],
-    2: ["align", "voronoi", "model", "em", "picking", "extraction", "simulation", "evaluation", "plots"],
+    2: ["align", "voronoi", "model", "em", "picking", "extraction", "simulation", "evaluation",
+        "plots"],
     3: ["faml", "checkpoint", "io", "execution", "structures", "datasets", "report"],
     4: ["convert", "cli", "__main__"],
     5: ["protocols", "viewers", "wizards", "_plugin", "scipion_env", "demo", "bibtex"],
@@ -24,7 +25,8 @@ FILES = {"mrcfile", "pathlib", "starfile"}
 
 
 def module_files():
-    for folder, prefix in ((CORE, ""), (ROOT / "protocols", "protocols"), (ROOT / "viewers", "viewers")):
+    mapped = [(ROOT / name, name) for name in ("protocols", "viewers")]
+    for folder, prefix in ((CORE, ""), *mapped):
         for path in sorted(folder.rglob("*.py")):
             top = prefix or path.relative_to(folder).parts[0].removesuffix(".py")
             if top != "__init__":
@@ -32,23 +34,21 @@ def module_files():
 
 
 def imports(path):
-    """(module, is at module level) of every import."""
-    tree = ast.parse(path.read_text())
-    top_level = set(ast.walk(ast.Module([n for n in tree.body if not isinstance(n, ast.FunctionDef)], [])))
-    for node in ast.walk(tree):
+    """Every module imported anywhere in a file."""
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, node in top_level) for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names = [node.module]
             if node.module == "scipion_faml":
-                names = [f"scipion_faml.{alias.name}" for alias in node.names]
-            yield from ((name, node in top_level) for name in names)
+                yield from (f"scipion_faml.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
 
 
 @pytest.mark.parametrize(("path", "top"), list(module_files()), ids=lambda v: getattr(v, "stem", v))
 def test_imports_go_down_only(path, top):
     layer = LAYER_OF[top]
-    for name, _ in imports(path):
+    for name in imports(path):
         if not name.startswith("scipion_faml."):
             continue
         target = name.split(".")[1]
@@ -64,7 +64,7 @@ def test_imports_go_down_only(path, top):
 
 @pytest.mark.parametrize(("path", "top"), list(module_files()), ids=lambda v: getattr(v, "stem", v))
 def test_algorithms_touch_no_files_and_the_core_no_scipion(path, top):
-    for name, _ in imports(path):
+    for name in imports(path):
         root = name.split(".")[0]
         if LAYER_OF[top] <= 2:
             assert root not in FILES, f"{path} imports {name}"
@@ -85,5 +85,6 @@ def test_the_core_and_the_command_line_import_without_scipion_and_torch():
         f"for name in {sorted(set(modules))!r}: importlib.import_module(name)\n"
         f"for name in {verbs!r}: importlib.import_module('scipion_faml.cli.' + name)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT.parent)
     assert done.returncode == 0, done.stderr

@@ -89,7 +89,10 @@ def progress(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:
     """Return `items` with a progress bar on stderr when a person is watching."""
     from tqdm import tqdm
 
-    return tqdm(items, total=total, desc=label, file=sys.stderr, disable=not sys.stderr.isatty())
+    bar: Iterable[Any] = tqdm(
+        items, total=total, desc=label, file=sys.stderr, disable=not sys.stderr.isatty()
+    )
+    return bar
 
 
 def plain(value: Any) -> Any:
@@ -158,7 +161,7 @@ class Run:
     def _refuse_or_clear(self, is_file: bool, overwrite: bool) -> None:
         if not self.record.exists():
             if is_file and self.output.exists() and not overwrite:
-                raise ValueError(f"{self.output} exists: choose another --output or add --overwrite")
+                raise ValueError(f"{self.output} exists: choose another or add --overwrite")
             return
         if self.finished_result is None and not overwrite:
             raise ValueError(
