@@ -6,6 +6,7 @@ from .viewer_faml import (
     FamlAveragesViewer,
     FamlClassesViewer,
     FamlClassifyViewer,
+    FamlParticlesViewer,
 )
 from .viewer_picks import FamlPicksViewer
 
@@ -15,5 +16,6 @@ __all__ = [
     "FamlClassesViewer",
     "FamlClassifyViewer",
     "FamlEvaluationViewer",
+    "FamlParticlesViewer",
     "FamlPicksViewer",
 ]

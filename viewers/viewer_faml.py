@@ -6,21 +6,24 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pyworkflow.protocol import params
+from pyworkflow.protocol import Protocol, params
 from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer, Viewer
 from tomo.objects import (
     AverageSubTomogram,
     SetOfAverageSubTomograms,
     SetOfClassesSubTomograms,
+    SetOfSubTomograms,
 )
 
-from scipion_faml import plots
-from scipion_faml.convert import has_pose_columns
+from scipion_faml import convert, plots
 from scipion_faml.io import read_cube, read_particles
 
+from ..protocols.protocol_extract import ProtFamlExtractSubtomograms
 from ..protocols.protocol_faml import ProtFamlAlign, ProtFamlAverage, ProtFamlClassify
+from ..protocols.protocol_simulate import ProtFamlSimulateSubtomograms
 from .figure_view import FigureView
 
+MAX_PARTICLES = 6
 NOTHING_YET = "There is nothing to show yet: the run has not finished its first iteration."
 
 
@@ -44,7 +47,7 @@ class FamlRunViewer(ProtocolViewer):
         if not path.is_file():
             return self._message("The orientations can be shown when the run has finished.")
         table = read_particles(path)
-        if not has_pose_columns(table):
+        if not convert.has_pose_columns(table):
             return self._message("The particles have no orientations.")
         return self._figure(plots.orientations(table.poses.rotation), "Orientations")
 
@@ -203,3 +206,28 @@ class FamlAveragesViewer(Viewer):
         volumes = np.stack([read_cube(item.getFileName())[0] for item in items])
         figure = plots.class_gallery(volumes, titles, obj.getSamplingRate())
         return [FigureView(figure, "Averages", self.getParent())]
+
+
+class FamlParticlesViewer(Viewer):
+    """Slices and projections of the first particles of a set."""
+
+    _name = "slices of particles (FAML)"
+    _environments = [DESKTOP_TKINTER]
+    _targets = [SetOfSubTomograms, ProtFamlExtractSubtomograms, ProtFamlSimulateSubtomograms]
+
+    def _visualize(self, obj, **kwargs):
+        if isinstance(obj, Protocol):
+            obj = getattr(obj, "subtomograms", None)
+            if obj is None:
+                return [self.infoMessage("The run has no particles yet.", "FAML")]
+        first = [item.clone() for item in obj.iterItems(limit=MAX_PARTICLES)]
+        folder = Path(self._getTmpPath("particles"))
+        volumes = [
+            read_cube(convert.mrc_file(item, folder / f"{item.getObjId():06d}.mrc"))[0]
+            for item in first
+        ]
+        titles = [f"particle {item.getObjId()}" for item in first]
+        figure = plots.class_gallery(np.stack(volumes), titles, obj.getSamplingRate(),
+                                     with_surface=False)
+        return [FigureView(figure, f"{len(first)} of {obj.getSize()} particles",
+                           self.getParent())]

@@ -12,6 +12,8 @@ from tomo.objects import SetOfCoordinates3D
 from scipion_faml import convert, plots
 from scipion_faml.io import COORDINATES, read_volume
 
+from ..protocols.protocol_pick_dog import ProtFamlPickDog
+from ..protocols.protocol_simulate import ProtFamlSimulateTomograms
 from .figure_view import SliderView
 
 SLAB = 5  # slices averaged for the picture
@@ -23,11 +25,14 @@ class FamlPicksViewer(Viewer):
 
     _name = "positions on slices (FAML)"
     _environments = [DESKTOP_TKINTER]
-    _targets = [SetOfCoordinates3D]
+    _targets = [SetOfCoordinates3D, ProtFamlPickDog, ProtFamlSimulateTomograms]
 
     def _visualize(self, obj, **kwargs):
         if isinstance(obj, Protocol):
-            obj = obj.coordinates
+            outputs = [getattr(obj, name, None) for name in ("coordinates", "trueCoordinates")]
+            obj = next((output for output in outputs if output is not None), None)
+            if obj is None:
+                return [self.infoMessage("The run has no positions yet.", "FAML")]
         tomograms = list(convert.by_tomogram(obj))[:MAX_WINDOWS]
         if not tomograms:
             return [self.infoMessage("The set holds no positions.", "FAML")]

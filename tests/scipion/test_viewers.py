@@ -103,6 +103,22 @@ def test_positions_are_drawn_on_slices(domain, project, tomograms, tmp_path):
         assert_drawn(view, tmp_path)
 
 
+@pytest.mark.parametrize(("fixture", "name"), [
+    ("picked", "FamlPicksViewer"), ("tomograms", "FamlPicksViewer"),
+    ("particles", "FamlParticlesViewer"), ("classified", "FamlClassifyViewer")])
+def test_analyze_results_of_our_protocols_opens_our_viewers(
+    domain, project, request, tmp_path, fixture, name
+):
+    from pyworkflow.viewer import DESKTOP_TKINTER
+
+    run = request.getfixturevalue(fixture)
+    first = domain.findViewers(run, DESKTOP_TKINTER)[0]
+    assert first.__name__ == name
+    if name != "FamlClassifyViewer":
+        viewer = first(project=project.project, protocol=run, tmpPath=str(tmp_path))
+        assert_drawn(viewer._visualize(run)[0], tmp_path)
+
+
 def test_the_evaluation_viewer_draws_what_was_judged(domain, project, particles, tmp_path):
     run = project.finished(project.new(
         "ProtFamlEvaluate",
