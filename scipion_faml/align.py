@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from scipy import fft
 
 from scipion_faml.cython_ext import _interpolate, _peaks, _residual
 from scipion_faml.fourier import (
@@ -44,6 +43,7 @@ from scipion_faml.volume import inscribed_sphere
 
 IDENTITY = np.eye(3)
 MAX_CACHED_DENOMINATORS = 32
+SCAN_BATCH = 32  # rotations turned and correlated at once
 
 
 def gather(half: ComplexArray, frequency_xyz: FloatArray, rotation: FloatArray) -> ComplexArray:
@@ -310,25 +310,41 @@ def shift_ramp(n: int, shift_xyz: FloatArray) -> ComplexArray:
     return ramp
 
 
-def best_shift(
-    observation: Observation, model: ComplexArray, max_shift: float
-) -> FloatArray:
-    """Return the shift (3,) in voxels that maximises the numerator of Eq. 1 for a turned average.
+def shift_scores(observation: Observation, models: ComplexArray) -> FloatArray:
+    """Return the numerator of Eq. 1 for turned averages (..., J) and all shifts of the grid.
 
-    An inverse FFT gives it at whole voxels up to `max_shift` from the centre, a parabola between.
+    (..., m, m, m) float32, [tz, ty, tx] wrapped, m = samples.n_shift: steps of n / m voxels.
     """
     samples = observation.samples
-    n = samples.n
-    cross = samples.multiplicity  # float32: keeps the product complex64
-    cross = observation.values * model.conj() * (observation.sample_weight / cross)
-    score = fft.irfftn(samples.put(cross.astype(np.complex64)), (n, n, n))
-    reach = int(np.floor(min(max_shift, n // 2 - 1)))
+    # The inverse FFT counts both Friedel mates itself.
+    weight = observation.sample_weight / samples.multiplicity
+    return samples.correlation(models.conj() * (observation.values * weight))
+
+
+def _shift_window(samples: SampleSet, max_shift: float) -> tuple[IntArray, BoolArray]:
+    """Grid offsets up to `max_shift` voxels along an axis, and which of their cube are within it."""
+    step = samples.n / samples.n_shift
+    reach = min(int(max_shift / step), samples.n_shift // 2 - 1)
     offsets = np.arange(-reach, reach + 1)
-    window = score[np.ix_(offsets, offsets, offsets)]
-    distance = offsets[:, None, None] ** 2 + offsets[:, None] ** 2 + offsets**2
-    inside = np.where(distance <= max_shift**2, window, -np.inf)
-    peak = np.array(np.unravel_index(int(inside.argmax()), inside.shape)) - reach
-    return _parabolic(score, (peak % n)[None])[0, ::-1] + (peak - peak % n)[::-1]
+    squared = (offsets * step) ** 2
+    within = squared[:, None, None] + squared[:, None] + squared <= max_shift**2
+    return offsets, within
+
+
+def best_shift(observation: Observation, model: ComplexArray, max_shift: float) -> FloatArray:
+    """Return the shift (3,) in voxels that maximises the numerator of Eq. 1 for a turned average.
+
+    An inverse FFT gives it on a grid up to `max_shift` from the centre, a parabola in between. With
+    a low-pass the grid is as coarse as the samples allow.
+    """
+    samples = observation.samples
+    score = shift_scores(observation, model)
+    offsets, within = _shift_window(samples, max_shift)
+    inside = np.where(within, score[np.ix_(offsets, offsets, offsets)], -np.inf)
+    peak = offsets[np.array(np.unravel_index(int(inside.argmax()), inside.shape))]
+    wrapped = peak % samples.n_shift
+    refined = _parabolic(score, wrapped[None])[0] + (peak - wrapped)
+    return refined[::-1] * (samples.n / samples.n_shift)
 
 
 def score_pose(
@@ -383,15 +399,32 @@ def exhaustive_candidates(
     by `refine_rotation` down to a sixteenth of the step. Slow, but it sees every pose.
     """
     grid = covering_rotations(step_deg)
-    scanned = score_rotations(observation, reference, grid, class_index, max_shift)
-    order = np.argsort(-scanned.score, kind="stable")
-    rotation = scanned.transforms.rotation
-    best = order[_separated(rotation[order], step_deg, max_candidates)]
+    score = scan_rotations(observation, reference, grid, max_shift)
+    order = np.argsort(-score, kind="stable")[: 20 * max_candidates]
+    best = grid[order][_separated(euler_to_matrix(grid[order]), step_deg, max_candidates)]
+    scanned = score_rotations(observation, reference, best, class_index, max_shift)
     refined = [
         refine_rotation(observation, reference, scanned.select([m]), max_shift, step_deg / 2)
-        for m in best
+        for m in range(len(scanned))
     ]
     return Candidates.concatenate(refined)
+
+
+def scan_rotations(
+    observation: Observation, reference: Reference, euler_zyz: FloatArray, max_shift: float
+) -> FloatArray:
+    """Return the best score (Eq. 1) over the grid of shifts of each rotation (M, 3), (M,) float64."""
+    offsets, within = _shift_window(observation.samples, max_shift)
+    rows = np.ix_(offsets, offsets, offsets)
+    weight = observation.sample_weight
+    best = np.empty(len(euler_zyz))
+    for start in range(0, len(euler_zyz), SCAN_BATCH):
+        part = slice(start, start + SCAN_BATCH)
+        models = np.stack([reference.turned(r) for r in euler_to_matrix(euler_zyz[part])])
+        power = (models.real**2 + models.imag**2) @ weight
+        numerator = shift_scores(observation, models)[:, rows[0], rows[1], rows[2]]
+        best[part] = numerator[:, within].max(axis=1) / np.sqrt(np.maximum(power, np.finfo(np.float32).tiny))
+    return best
 
 
 def refine_rotation(

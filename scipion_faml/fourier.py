@@ -114,6 +114,8 @@ class SampleSet:
     flat_index: IntArray  # (J,) into the raveled half spectrum
     frequency_xyz: FloatArray  # (J, 3) float32, integer values, (kx, ky, kz)
     multiplicity: FloatArray  # (J,) float32, 1 or 2
+    n_shift: int  # the smallest box that holds the samples: where correlations over shifts live
+    shift_index: IntArray  # (J,) into the raveled half spectrum of that box
 
     def __len__(self) -> int:
         return len(self.flat_index)
@@ -129,9 +131,26 @@ class SampleSet:
 
     def put(self, values: NDArray[Values]) -> NDArray[Values]:
         """Return a half spectrum with `values` (J,) at the samples and 0 elsewhere."""
-        half = np.zeros(self.n * self.n * (self.n // 2 + 1), dtype=values.dtype)
-        half[self.flat_index] = values
-        return half.reshape(self.n, self.n, self.n // 2 + 1)
+        return _scatter(values, self.flat_index, self.n)
+
+    def correlation(self, values: ComplexArray) -> FloatArray:
+        """Return sum_j values_j exp(2 pi i k_j t / n) over both Friedel mates, for shifts t.
+
+        values (..., J) complex64 give (..., n_shift, n_shift, n_shift) float32, [tz, ty, tx]
+        wrapped, in steps of n / n_shift voxels.
+        """
+        half = _scatter(values, self.shift_index, self.n_shift)
+        correlation: FloatArray = fft.irfftn(
+            half, (self.n_shift,) * 3, axes=(-3, -2, -1), norm="forward"
+        )
+        return correlation
+
+
+def _scatter(values: NDArray[Values], flat_index: IntArray, n: int) -> NDArray[Values]:
+    """Half spectra of a box of n with `values` (..., J) at `flat_index` and 0 elsewhere."""
+    half = np.zeros((*values.shape[:-1], n * n * (n // 2 + 1)), dtype=values.dtype)
+    half[..., flat_index] = values
+    return half.reshape(*values.shape[:-1], n, n, n // 2 + 1)
 
 
 @lru_cache(maxsize=16)
@@ -146,7 +165,10 @@ def sample_set(n: int, radius: float | None = None) -> SampleSet:
     frequency_zyx = [g.ravel()[flat_index] for g in grids]
     frequency_xyz = np.stack(frequency_zyx[::-1], axis=-1).astype(np.float32)
     multiplicity = hermitian_multiplicity(n).ravel()[flat_index].astype(np.float32)
-    return SampleSet(n, flat_index, frequency_xyz, multiplicity)
+    n_shift = min(fft.next_fast_len(2 * int(limit) + 2, real=True), n)
+    kx, ky, kz = frequency_xyz.T.astype(np.intp)
+    shift_index = (kz % n_shift * n_shift + ky % n_shift) * (n_shift // 2 + 1) + kx
+    return SampleSet(n, flat_index, frequency_xyz, multiplicity, n_shift, shift_index)
 
 
 @lru_cache(maxsize=4)
