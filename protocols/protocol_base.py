@@ -23,7 +23,7 @@ from pyworkflow.protocol import params
 from pyworkflow.utils import Environ
 from tomo.protocols import ProtTomoBase
 
-from scipion_faml.convert import tilt_range_of
+from scipion_faml.convert import clones, tilt_range_of
 from scipion_faml.wedge import MissingWedge
 
 # Form rows that say how a run is done, not what comes out of it.
@@ -111,10 +111,11 @@ class ProtFamlBase(EMProtocol, ProtTomoBase):
         PyworkflowException
             If there is none.
         """
-        tomogram = tomograms.getItem("_tsId", ts_id)
-        if tomogram is None:
-            raise PyworkflowException(f"no tomogram has the tilt series id {ts_id}")
-        return tomogram.clone()
+        # A search of the set for an id that it lacks ends in an UnboundLocalError.
+        for tomogram in clones(tomograms):
+            if tomogram.getTsId() == ts_id:
+                return tomogram
+        raise PyworkflowException(f"no tomogram has the tilt series id {ts_id}")
 
     @contextmanager
     def failureRecorded(self, ts_id):
@@ -262,7 +263,7 @@ def add_imaging(form, snr, defocus):
 def add_tilt_range(form):
     """Rows that overrule the tilt range of the acquisition."""
     line = form.addLine(
-        "Tilt range (deg)", expertLevel=params.LEVEL_ADVANCED,
+        "Tilt range (deg)",
         help="Leave empty to use the acquisition's; the wizard shows it. It defines the missing "
              "wedge; the tilt axis is y, the beam z.")
     line.addParam("tiltMin", params.FloatParam, allowsNull=True, label="smallest")

@@ -135,7 +135,7 @@ class ProtFamlSimulateTomograms(_ProtFamlSimulate):
         line.addParam("sizeX", params.IntParam, default=192, label="x")
         line.addParam("sizeY", params.IntParam, default=192, label="y")
         line.addParam("sizeZ", params.IntParam, default=64, label="z")
-        add_imaging(form, snr=0.1, defocus=3.0)
+        add_imaging(form, snr=0.05, defocus=3.0)
         form.addParallelSection(threads=1, mpi=0, binThreads=4)
 
     # --------------------------------------------------------------------------------- steps

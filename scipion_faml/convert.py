@@ -489,9 +489,9 @@ def copy_of(pointer: Pointer) -> Pointer:
     return copied
 
 
-def clones(items: Iterable[Tomogram]) -> list[Tomogram]:
+def clones(images: SetOfTomograms) -> list[Tomogram]:
     """Return copies of a set's items: Scipion's iterators reuse one object."""
-    return [item.clone() for item in items.iterItems()]
+    return [item.clone() for item in images.iterItems()]
 
 
 def ready_to_average(table: ParticleTable) -> ParticleTable:

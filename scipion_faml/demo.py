@@ -90,7 +90,7 @@ class NewProject:
         self.seconds[label] = time.monotonic() - start
         if not protocol.isFinished():
             message = re.sub(r"\x1b\[\d*m", "", protocol.getErrorMessage() or "it did not finish")
-            raise ValueError(f"{label}: {message} (log: {protocol.getStdoutLog()})")
+            raise ValueError(f"{label}: {message} (log: {Path(protocol.getStdoutLog()).resolve()})")
         for line in protocol.summary():
             self._tell("    " + line.replace("*", ""))
         return protocol

@@ -17,6 +17,7 @@ from ..protocols.protocol_simulate import ProtFamlSimulateTomograms
 from .figure_view import SliderView
 
 SLAB = 5  # slices averaged for the picture
+RADIUS_PER_BOX = 1 / 3  # boxes are made one and a half diameters wide
 MAX_WINDOWS = 4  # tomograms opened at once
 
 
@@ -45,7 +46,7 @@ class FamlPicksViewer(Viewer):
         scores = rows[convert.SCORE_COLUMN].to_numpy(dtype=float)
         volume = read_volume(convert.mrc_file(tomogram, self._getTmpPath("tomogram.mrc")))[0]
         factor = coordinates.getSamplingRate() / tomogram.getSamplingRate()
-        radius = 0.5 * (coordinates.getBoxSize() or 0) * factor or None
+        radius = (coordinates.getBoxSize() or 9) * factor * RADIUS_PER_BOX
         draw = partial(_draw, volume, positions, scores, radius, tomogram.getTsId())
         depths = np.clip(np.round(positions[:, 2]).astype(int), 0, volume.shape[0] - 1)
         start = int(np.bincount(depths).argmax())
@@ -54,10 +55,9 @@ class FamlPicksViewer(Viewer):
 
 
 def _draw(volume, positions, scores, radius, name, z):
-    """Draw the positions whose sphere of `radius` meets slice z, each with its circle there."""
-    reach = radius or 3.0
-    near = np.abs(positions[:, 2] - z) < reach
+    """Draw the positions near slice z: those whose particle of `radius` voxels shows in it."""
+    near = np.abs(positions[:, 2] - z) < 0.7 * radius
     colours = scores[near] if np.ptp(scores) > 0 else None
     return plots.picks_on_slice(
-        plots.slab(volume, z, SLAB), positions[near, :2], 0.7 * reach, colours,
+        plots.slab(volume, z, SLAB), positions[near, :2], radius, colours,
         title=f"{name}, slice {z}: {near.sum()} of {len(positions)} positions")

@@ -260,3 +260,28 @@ def test_a_damaged_particle_ends_in_one_line_that_names_it(project, particles, c
     message = run.getErrorMessage()
     assert path.name in message and "Traceback" not in message and "\n" not in message.strip()
     assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_a_damaged_tomogram_is_reported_and_the_other_is_picked(project):
+    source = project.finished(project.new(
+        "ProtFamlSimulateTomograms", structures="groel", counts="4", sizeX=64, sizeY=64, sizeZ=40,
+        voxelSize=VOXEL_SIZE, snr=0.05, optics=1, numberOfTomograms=2, binThreads=1))
+    path = Path(source._getExtraPath("tomogram_02.mrc")).resolve()
+    path.write_bytes(path.read_bytes()[:5000])
+    run = project.finished(project.new(
+        "ProtFamlPickDog", {"inputTomograms": (source, "tomograms")}, diameter=150.0))
+    assert {c.getTomoId() for c in run.coordinates.iterCoordinates()} == {"tomogram_01"}
+    told = " ".join(run.summary())
+    assert "tomogram_02 failed" in told and "tomogram.mrc" in told
+
+
+def test_a_tomogram_that_is_missing_for_extraction_is_said(project, tomograms):
+    one = project.finished(project.new(
+        "ProtFamlSimulateTomograms", structures="groel", counts="2", sizeX=88, sizeY=80, sizeZ=40,
+        voxelSize=VOXEL_SIZE, snr=0.05, optics=1, binThreads=1))
+    run = project.finished(project.new(
+        "ProtFamlExtractSubtomograms",
+        {"inputCoordinates": (tomograms, "trueCoordinates"), "inputTomograms": (one, "tomograms")},
+        boxSize=12))
+    assert {image.getVolName() for image in run.subtomograms.iterItems()} == {"tomogram_01"}
+    assert any("tomogram_02 failed" in line for line in run.summary())

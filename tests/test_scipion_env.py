@@ -1,0 +1,88 @@
+"""The environment that Scipion is started in: made without importing Scipion."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+
+import pytest
+
+from scipion_faml import scipion_env
+
+VARIABLES = ("SCIPION_DOMAIN", "SCIPION_HOME", "SCIPION_PYTHON", "SCIPION_NOTIFY",
+             "SCIPION_USER_DATA", "SCIPION_PRIORITY_PACKAGE_LIST")
+
+
+@pytest.fixture
+def no_scipion(monkeypatch):
+    """No variable of Scipion is set; what the test sets is undone."""
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+def test_a_workspace_is_ready_for_scipion(tmp_path, no_scipion):
+    folder = scipion_env.set_up(tmp_path / "workspace")
+    assert (folder / "projects").is_dir() and (folder / "config" / "hosts.conf").is_file()
+    assert os.environ["SCIPION_USER_DATA"] == str(folder)
+    assert os.environ["SCIPION_DOMAIN"] == "pwem"
+    assert os.environ["SCIPION_PYTHON"] == sys.executable
+    scipion_env.set_up(folder)  # again, over what is there
+
+
+def test_an_installed_scipion_keeps_its_settings(tmp_path, no_scipion, monkeypatch):
+    monkeypatch.setenv("SCIPION_HOME", "/opt/scipion")
+    monkeypatch.setenv("SCIPION_PYTHON", "/opt/scipion/python")
+    folder = scipion_env.set_up(tmp_path)
+    assert os.environ["SCIPION_HOME"] == "/opt/scipion"
+    assert os.environ["SCIPION_PYTHON"] == "/opt/scipion/python"
+    assert os.environ["SCIPION_USER_DATA"] == str(folder)
+    assert not (folder / "config").exists()
+
+
+def test_a_path_with_spaces_is_refused(tmp_path, no_scipion):
+    with pytest.raises(OSError, match="path with spaces"):
+        scipion_env.set_up(tmp_path / "my data")
+
+
+def test_a_python_without_tkinter_is_told_the_package(tmp_path, monkeypatch, no_scipion):
+    def without_tkinter(name):
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(importlib, "import_module", without_tkinter)
+    with pytest.raises(OSError, match="apt-get install python3-tk"):
+        scipion_env.set_up(tmp_path)
+
+
+def test_the_window_command_says_what_is_missing_in_one_line(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "scipion_faml.scipion_env", "gui", str(tmp_path)],
+        capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "no Scipion project" in done.stderr
+    done = subprocess.run([sys.executable, "-m", "scipion_faml.scipion_env"],
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "usage" in done.stderr
+
+
+def test_without_a_display_the_window_command_says_so(tmp_path, monkeypatch):
+    project = tmp_path / "projects" / "one"
+    project.mkdir(parents=True)
+    (project / "project.sqlite").touch()
+    environment = {k: v for k, v in os.environ.items() if k != "DISPLAY"}
+    done = subprocess.run(
+        [sys.executable, "-m", "scipion_faml.scipion_env", "gui", str(tmp_path)],
+        capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "no window can be opened" in done.stderr
+
+
+def test_the_newest_project_is_opened(tmp_path):
+    for age, name in ((2, "old"), (1, "new")):
+        folder = tmp_path / "projects" / name
+        folder.mkdir(parents=True)
+        (folder / "project.sqlite").touch()
+        os.utime(folder, (1e9 - age, 1e9 - age))
+    assert scipion_env.only_project(tmp_path).name == "new"
