@@ -322,7 +322,7 @@ def shift_scores(observation: Observation, models: ComplexArray) -> FloatArray:
 
 
 def _shift_window(samples: SampleSet, max_shift: float) -> tuple[IntArray, BoolArray]:
-    """Grid offsets up to `max_shift` voxels along an axis, and which of their cube are within it."""
+    """Grid offsets up to `max_shift` voxels along an axis, and which of their cube it holds."""
     step = samples.n / samples.n_shift
     reach = min(int(max_shift / step), samples.n_shift // 2 - 1)
     offsets = np.arange(-reach, reach + 1)
@@ -413,7 +413,7 @@ def exhaustive_candidates(
 def scan_rotations(
     observation: Observation, reference: Reference, euler_zyz: FloatArray, max_shift: float
 ) -> FloatArray:
-    """Return the best score (Eq. 1) over the grid of shifts of each rotation (M, 3), (M,) float64."""
+    """Return the best score (Eq. 1) over the grid of shifts, (M,), of rotations (M, 3)."""
     offsets, within = _shift_window(observation.samples, max_shift)
     rows = np.ix_(offsets, offsets, offsets)
     weight = observation.sample_weight
@@ -423,7 +423,8 @@ def scan_rotations(
         models = np.stack([reference.turned(r) for r in euler_to_matrix(euler_zyz[part])])
         power = (models.real**2 + models.imag**2) @ weight
         numerator = shift_scores(observation, models)[:, rows[0], rows[1], rows[2]]
-        best[part] = numerator[:, within].max(axis=1) / np.sqrt(np.maximum(power, np.finfo(np.float32).tiny))
+        highest = numerator[:, within].max(axis=1)
+        best[part] = highest / np.sqrt(np.maximum(power, np.finfo(np.float32).tiny))
     return best
 
 
