@@ -81,6 +81,11 @@ def test_classify_writes_what_the_contract_names(data, tmp_path, capsys):
             "pose_change_deg", "resolution_angst", "seconds_candidates"} <= set(history)
 
 
+def test_the_resolution_is_not_better_than_the_low_pass(data, tmp_path, capsys):
+    assert classify(data, tmp_path / "out", "--iterations", 1, "--low-pass", 40, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["resolution_angst"] >= 40.0
+
+
 def test_a_finished_run_is_not_repeated_and_other_settings_are_refused(data, tmp_path, capsys):
     out = tmp_path / "out"
     assert classify(data, out, "--iterations", 1) == 0

@@ -184,7 +184,7 @@ def _classify(
         state = faml.state_from_references(source, maps, config)
     iterations = faml.run(source, config, executor, state, previous, _progress_bar("particles"))
     for result in iterations:
-        history = [*history, _history_row(result, source.voxel_size_angst)]
+        history = [*history, _history_row(result, source, config)]
         checkpoint.save(run.output, result, history, run.settings, source.voxel_size_angst)
         _write_history(run.output, history)
         state, previous = result.state, result.assignments
@@ -193,11 +193,23 @@ def _classify(
     return _write_classes(table, source, state, previous, history, run)
 
 
-def _history_row(result: IterationResult, voxel_size_angst: float) -> dict[str, Any]:
+def _half_resolution(
+    first: FloatArray, second: FloatArray, voxel_size_angst: float, config: FamlConfig
+) -> float:
+    """Where two halves' FSC falls to 0.143; not beyond the shells that were averaged."""
+    n = first.shape[0]
+    shells = config.max_radius_of(n, voxel_size_angst) + 1
+    curve = fourier_shell_correlation(first, second)[:shells]
+    return resolution_angst(curve, n, voxel_size_angst, 0.143)
+
+
+def _history_row(
+    result: IterationResult, source: FileSource, config: FamlConfig
+) -> dict[str, Any]:
     """One line of history.csv."""
     state = result.state
     resolutions = [
-        resolution_angst(fourier_shell_correlation(a, b), a.shape[0], voxel_size_angst, 0.143)
+        _half_resolution(a, b, source.voxel_size_angst, config)
         for a, b in zip(*result.half_averages, strict=True)
     ]
     row = {
@@ -331,13 +343,14 @@ def average(
             source, class_index, table.poses, config, executor_of(n_workers(workers)),
             _progress_bar("particles"),
         )
-        return _write_averages(averages, halves, class_index, source, run)
+        return _write_averages(averages, halves, class_index, source, config, run)
 
     run_once(run, work, as_json)
 
 
 def _write_averages(
-    averages: FloatArray, halves: FloatArray, class_index: Any, source: FileSource, run: Run
+    averages: FloatArray, halves: FloatArray, class_index: Any, source: FileSource,
+    config: FamlConfig, run: Run,
 ) -> dict[str, Any]:
     """Write averages, halves and FSC of known poses; return the summary."""
     voxel_size = source.voxel_size_angst
@@ -350,7 +363,7 @@ def _write_averages(
             half_name = f"half{h + 1}" if single else f"{name}_half{h + 1}"
             write_volume(run.output / f"{half_name}.mrc", halves[h, k], voxel_size)
         curves[name] = fourier_shell_correlation(halves[0, k], halves[1, k])
-        resolutions.append(resolution_angst(curves[name], source.n, voxel_size, 0.143))
+        resolutions.append(_half_resolution(halves[0, k], halves[1, k], voxel_size, config))
     frequency = np.arange(len(next(iter(curves.values())))) / (source.n * voxel_size)
     with replacing(run.output / "fsc.csv") as temporary:
         pd.DataFrame({"frequency_per_angst": frequency, **curves}).to_csv(temporary, index=False)
