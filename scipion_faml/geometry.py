@@ -140,13 +140,18 @@ def squared_pose_distance(
 ) -> FloatArray:
     """Return tau^2 of Eq. 5 for every pair: (len(first), len(second)).
 
-    tau^2 = ||I - R1^T R2||_F^2 + translation_weight ||t1 - t2||^2, and the first term equals
-    6 - 2 tr(R1^T R2), so all pairs are one matrix product.
+    tau^2 = ||I - R1^T R2||_F^2 + translation_weight ||t1 - t2||^2. Its first term is
+    6 - 2 tr(R1^T R2), its second |t1|^2 + |t2|^2 - 2 t1 . t2: all pairs are one matrix product.
     """
-    rotation_part = 6.0 - 2.0 * first.rotation.reshape(-1, 9) @ second.rotation.reshape(-1, 9).T
-    difference = first.shift_xyz[:, None] - second.shift_xyz[None]
-    shift_part: FloatArray = np.einsum("abi,abi->ab", difference, difference)
-    return np.maximum(rotation_part, 0.0) + translation_weight * shift_part
+    scale = np.sqrt(translation_weight)
+    joined = [
+        np.concatenate([p.rotation.reshape(-1, 9), scale * p.shift_xyz], axis=1)
+        for p in (first, second)
+    ]
+    product = joined[0] @ joined[1].T
+    squared = [translation_weight * np.sum(p.shift_xyz**2, axis=1) for p in (first, second)]
+    constant = 6.0 + squared[0][:, None] + squared[1]
+    return np.maximum(constant - 2.0 * product, 0.0)
 
 
 def random_rotations(n_rotations: int, rng: np.random.Generator) -> FloatArray:
