@@ -132,10 +132,11 @@ class ProtFamlClassify(_ProtFamlParticles):
             "method", params.EnumParam, default=0, expertLevel=params.LEVEL_ADVANCED,
             choices=["FAML: weigh all plausible poses", "FA: best pose only"], label="Method")
         form.addParam(
-            "start", params.EnumParam, default=0, expertLevel=params.LEVEL_ADVANCED,
+            "start", params.EnumParam, default=1, expertLevel=params.LEVEL_ADVANCED,
             choices=["unturned particles", "particles turned at random"], label="Start from",
-            help="The first averages are sums of random halves of the particles. Turn them at "
-                 "random when all have the same orientation to the missing wedge.")
+            help="The first averages are those of random parts of the set. Unturned (the paper's "
+                 "choice) they share one missing wedge, and particles in random orientations lock "
+                 "onto it.")
         form.addParam(
             "inputReferences", params.PointerParam, allowsNull=True,
             expertLevel=params.LEVEL_ADVANCED, label="Starting averages",
