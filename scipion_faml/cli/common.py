@@ -183,6 +183,11 @@ class Run:
         same = record.get("settings") == self.settings and "result" in record
         return dict(record["result"]) if same else None
 
+    def remove_if_empty(self) -> None:
+        """Remove the output folder when nothing was written into it: a mistake leaves no trace."""
+        if self.output.is_dir() and not any(self.output.iterdir()):
+            self.output.rmdir()
+
     def reopen(self) -> None:
         """Forget that the run finished: it goes on."""
         self.record.unlink(missing_ok=True)
@@ -202,5 +207,8 @@ def run_once(run: Run, work: Callable[[], dict[str, Any]], as_json: bool) -> Non
     if result is not None:
         click.echo(f"{run.output} holds this run, finished: nothing to do", err=True)
     else:
-        result = run.finish(work())
+        try:
+            result = run.finish(work())
+        finally:
+            run.remove_if_empty()
     show(result, as_json)
