@@ -11,7 +11,7 @@ correlations, evaluated on all rotations at once.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -140,6 +140,11 @@ class Observation:
         """sum_j w_j |X_j|^2."""
         squared = np.abs(self.values).astype(np.float64) ** 2
         return float(np.dot(squared, self.sample_weight))
+
+    @cached_property
+    def weighted_values(self) -> ComplexArray:
+        """w X at the samples, (J,) complex64: each sample once, not both Friedel mates."""
+        return self.values * (self.sample_weight / self.samples.multiplicity)
 
     @cached_property
     def magnitude_coefficients(self) -> Coefficients:
@@ -315,16 +320,14 @@ def shift_scores(observation: Observation, models: ComplexArray) -> FloatArray:
 
     (..., m, m, m) float32, [tz, ty, tx] wrapped, m = samples.n_shift: steps of n / m voxels.
     """
-    samples = observation.samples
-    # The inverse FFT counts both Friedel mates itself.
-    weight = observation.sample_weight / samples.multiplicity
-    return samples.correlation(models.conj() * (observation.values * weight))
+    return observation.samples.correlation(models.conj() * observation.weighted_values)
 
 
-def _shift_window(samples: SampleSet, max_shift: float) -> tuple[IntArray, BoolArray]:
+@lru_cache(maxsize=16)
+def _shift_window(n: int, n_shift: int, max_shift: float) -> tuple[IntArray, BoolArray]:
     """Grid offsets up to `max_shift` voxels along an axis, and which of their cube it holds."""
-    step = samples.n / samples.n_shift
-    reach = min(int(max_shift / step), samples.n_shift // 2 - 1)
+    step = n / n_shift
+    reach = min(int(max_shift / step), n_shift // 2 - 1)
     offsets = np.arange(-reach, reach + 1)
     squared = (offsets * step) ** 2
     within = squared[:, None, None] + squared[:, None] + squared <= max_shift**2
@@ -339,7 +342,7 @@ def best_shift(observation: Observation, model: ComplexArray, max_shift: float) 
     """
     samples = observation.samples
     score = shift_scores(observation, model)
-    offsets, within = _shift_window(samples, max_shift)
+    offsets, within = _shift_window(samples.n, samples.n_shift, max_shift)
     inside = np.where(within, score[np.ix_(offsets, offsets, offsets)], -np.inf)
     peak = offsets[np.array(np.unravel_index(int(inside.argmax()), inside.shape))]
     wrapped = peak % samples.n_shift
@@ -414,7 +417,8 @@ def scan_rotations(
     observation: Observation, reference: Reference, euler_zyz: FloatArray, max_shift: float
 ) -> FloatArray:
     """Return the best score (Eq. 1) over the grid of shifts, (M,), of rotations (M, 3)."""
-    offsets, within = _shift_window(observation.samples, max_shift)
+    samples = observation.samples
+    offsets, within = _shift_window(samples.n, samples.n_shift, max_shift)
     rows = np.ix_(offsets, offsets, offsets)
     weight = observation.sample_weight
     best = np.empty(len(euler_zyz))

@@ -294,18 +294,18 @@ def m_step(
     )
 
 
+def observed_averages(
+    signal: ComplexArray, coverage: FloatArray, weight: FloatArray, samples: SampleSet
+) -> FloatArray:
+    """Return signal / coverage of every class as volumes, (K, n, n, n) float32."""
+    return np.stack([
+        volume_at_samples(observed_average(signal[k], coverage[k], float(weight[k]), signal[k]),
+                          samples)
+        for k in range(len(weight))
+    ])
+
+
 def half_averages(statistics: SufficientStatistics, samples: SampleSet) -> FloatArray:
     """Return the averages of even and odd particles, (2, K, n, n, n) float32."""
-    n_halves, n_classes = statistics.weight.shape
-    volumes = [
-        volume_at_samples(
-            observed_average(
-                statistics.signal[h, k], statistics.coverage[h, k],
-                float(statistics.weight[h, k]), statistics.signal[h, k],
-            ),
-            samples,
-        )
-        for h in range(n_halves)
-        for k in range(n_classes)
-    ]
-    return np.stack(volumes).reshape(n_halves, n_classes, *volumes[0].shape)
+    halves = zip(statistics.signal, statistics.coverage, statistics.weight, strict=True)
+    return np.stack([observed_averages(*half, samples) for half in halves])

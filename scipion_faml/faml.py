@@ -21,7 +21,6 @@ from scipion_faml.align import (
     observe,
     prepare_reference,
     prepare_wedge,
-    score_pose,
 )
 from scipion_faml.em import (
     Assignment,
@@ -35,6 +34,7 @@ from scipion_faml.em import (
     imputed_average,
     m_step,
     observed_average,
+    observed_averages,
     propose,
     soft_posterior,
 )
@@ -171,20 +171,10 @@ def reduce_chunks(
     return total, assignments, seconds
 
 
-def known_pose(
-    observation: Observation, reference: Reference | None, pose: RigidTransforms, class_index: int
-) -> Candidates:
-    """Return a given pose as the only candidate; its score needs a reference."""
-    cross, power = (
-        (0.0, 0.0)
-        if reference is None
-        else score_pose(observation, reference.turned(pose.rotation[0]), pose.shift_xyz[0])
-    )
-    score = cross / np.sqrt(power) if power > 0 else 0.0
-    one = np.ones(1)
-    return Candidates(
-        pose, np.array([class_index]), score * one, cross * one, power * one, one
-    )
+def known_pose(pose: RigidTransforms, class_index: int) -> Candidates:
+    """Return a given pose as the only candidate; nothing is scored."""
+    one, zero = np.ones(1), np.zeros(1)
+    return Candidates(pose, np.array([class_index]), zero, zero, zero, one)
 
 
 def ignore_progress(done: int, total: int) -> None:
@@ -206,7 +196,7 @@ def accumulate_known(
         statistics = SufficientStatistics.zero(config.n_classes, geometry.samples)
         for i in chunk:
             observation = geometry.observe(source, i)
-            candidates = known_pose(observation, None, poses[[i]], int(class_index[i]))
+            candidates = known_pose(poses[[i]], int(class_index[i]))
             assignment = Assignment(i, candidates, np.ones(1), 0.0)
             statistics = accumulate(statistics, observation, assignment)
         return statistics, [], {}
@@ -234,14 +224,11 @@ def average_known(
     """
     statistics = accumulate_known(source, class_index, poses, config, executor, on_progress)
     samples = Geometry.of(source, config).samples
-    n = source.n
-    blank = ModelState(
-        np.zeros((config.n_classes, n, n, n), dtype=np.float32),
-        np.full(config.n_classes, 1.0 / config.n_classes), 1.0, 1.0,
+    whole = observed_averages(
+        statistics.signal.sum(axis=0), statistics.coverage.sum(axis=0),
+        statistics.weight.sum(axis=0), samples,
     )
-    nothing = [np.zeros(len(samples), dtype=np.complex64)] * config.n_classes
-    state = m_step(statistics, blank, nothing, samples, observed_average)
-    return state.averages, half_averages(statistics, samples)
+    return whole, half_averages(statistics, samples)
 
 
 def initial_state(

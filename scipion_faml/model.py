@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,12 +84,6 @@ class FamlConfig:
                 f"{n * voxel_size_angst:g} A: choose a smaller value"
             )
         return min(radius, nyquist)
-
-    def fingerprint(self) -> str:
-        """Return a hash of the settings that change results (not n_iterations)."""
-        settings = dataclasses.asdict(self)
-        del settings["n_iterations"]
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from scipion_faml.cli.common import (
     common_options,
     n_workers,
     plain,
+    progress_callback,
     run_once,
     seed_option,
     workers_option,
@@ -66,25 +67,6 @@ def _config(**options: Any) -> FamlConfig:
     if options.get("max_candidates") is None:
         options["max_candidates"] = 4 if options["search"] == "exhaustive" else 50
     return FamlConfig(**options)
-
-
-def _progress_bar(label: str) -> Any:
-    """Return an on_progress function that draws a bar when a person is watching."""
-    import sys
-
-    from tqdm import tqdm
-
-    bar: list[Any] = []
-
-    def on_progress(done: int, total: int) -> None:
-        if not bar:
-            bar.append(tqdm(total=total, desc=label, file=sys.stderr, leave=False,
-                            disable=not sys.stderr.isatty()))
-        bar[0].update(done - bar[0].n)
-        if done == total:
-            bar.pop().close()
-
-    return on_progress
 
 
 def _load_reference(path: Path | str, source: FileSource) -> FloatArray:
@@ -182,7 +164,7 @@ def _classify(
     elif references:
         maps = np.stack([_load_reference(path, source) for path in references])
         state = faml.state_from_references(source, maps, config)
-    iterations = faml.run(source, config, executor, state, previous, _progress_bar("particles"))
+    iterations = faml.run(source, config, executor, state, previous, progress_callback("particles"))
     for result in iterations:
         history = [*history, _history_row(result, source, config)]
         checkpoint.save(run.output, result, history, run.settings, source.voxel_size_angst)
@@ -300,7 +282,7 @@ def align(
         state = ModelState(volume, np.ones(1), 1.0, float(source.n))
         executor = executor_of(n_workers(workers))
         result = faml.iterate(
-            source, state, config, executor, None, _progress_bar("particles"))
+            source, state, config, executor, None, progress_callback("particles"))
         write_particles(output / "particles.star", _assigned_table(table, result.assignments))
         average = result.state.averages[0]
         write_volume(output / "average.mrc", average, source.voxel_size_angst)
@@ -341,7 +323,7 @@ def average(
         config = FamlConfig(n_classes=int(class_index.max()) + 1, low_pass_angst=low_pass)
         averages, halves = faml.average_known(
             source, class_index, table.poses, config, executor_of(n_workers(workers)),
-            _progress_bar("particles"),
+            progress_callback("particles"),
         )
         return _write_averages(averages, halves, class_index, source, config, run)
 

@@ -85,14 +85,31 @@ def n_workers(workers: int | None) -> int:
     return workers or len(os.sched_getaffinity(0))
 
 
-def progress(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:
-    """Return `items` with a progress bar on stderr when a person is watching."""
+def _bar(total: int, label: str, items: Iterable[Any] | None = None) -> Any:
+    """A progress bar on stderr, drawn when a person is watching."""
     from tqdm import tqdm
 
-    bar: Iterable[Any] = tqdm(
-        items, total=total, desc=label, file=sys.stderr, disable=not sys.stderr.isatty()
-    )
+    return tqdm(items, total=total, desc=label, file=sys.stderr, disable=not sys.stderr.isatty())
+
+
+def progress(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:
+    """Return `items` with a progress bar."""
+    bar: Iterable[Any] = _bar(total, label, items)
     return bar
+
+
+def progress_callback(label: str) -> Callable[[int, int], None]:
+    """Return an on_progress(done, total) that draws a bar for each round of `total`."""
+    bars: list[Any] = []
+
+    def on_progress(done: int, total: int) -> None:
+        if not bars:
+            bars.append(_bar(total, label))
+        bars[0].update(done - bars[0].n)
+        if done == total:
+            bars.pop().close()
+
+    return on_progress
 
 
 def plain(value: Any) -> Any:
