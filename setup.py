@@ -5,7 +5,9 @@ docs/decisions/0001-literal-layout.md tells why, and which traps the explicit li
 
 from setuptools import Extension, setup
 
-KERNELS = ["_interpolate", "_so3", "_peaks", "_residual"]
+KERNELS = ["_interpolate", "_so3", "_peaks", "_residual", "_scoring"]
+# Written in C with a copy for AVX2 and fused multiply-adds, chosen at run time.
+FUSED = {"_scoring"}
 
 setup(
     package_dir={
@@ -30,7 +32,8 @@ setup(
         Extension(
             f"scipion_faml.cython_ext.{name}",
             [f"cython_ext/{name}.pyx"],
-            extra_compile_args=["-O3", "-ffp-contract=off"],
+            depends=[f"cython_ext/{name}.h"] if name in FUSED else [],
+            extra_compile_args=["-O3", f"-ffp-contract={'fast' if name in FUSED else 'off'}"],
         )
         for name in KERNELS
     ],

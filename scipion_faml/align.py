@@ -15,12 +15,14 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from scipion_faml.cython_ext import _interpolate, _peaks, _residual
+from scipion_faml.cython_ext import _interpolate, _peaks, _residual, _scoring
 from scipion_faml.fourier import (
     OVERSAMPLING,
+    SampleRows,
     SampleSet,
-    oversampled_spectrum,
+    sample_rows,
     spectrum,
+    turnable_spectrum,
     volume_from_spectrum,
 )
 from scipion_faml.geometry import (
@@ -43,14 +45,13 @@ from scipion_faml.volume import inscribed_sphere
 
 IDENTITY = np.eye(3)
 MAX_CACHED_DENOMINATORS = 32
-SCAN_BATCH = 32  # rotations turned and correlated at once
 
 
-def gather(half: ComplexArray, frequency_xyz: FloatArray, rotation: FloatArray) -> ComplexArray:
-    """Return an oversampled spectrum at rotation @ frequency, (J,) complex64."""
-    values = np.empty(len(frequency_xyz), dtype=np.complex64)
+def gather(turnable: ComplexArray, axes: FloatArray, rotation: FloatArray) -> ComplexArray:
+    """Return a turnable spectrum at rotation @ frequency, (J,) complex64; axes: (3, J) kx, ky, kz."""
+    values = np.empty(axes.shape[1], dtype=np.complex64)
     matrix = np.ascontiguousarray(OVERSAMPLING * rotation, dtype=np.float64)
-    _interpolate.gather_complex(half, frequency_xyz, matrix, values)
+    _scoring.gather(turnable, axes, matrix, values)
     return values
 
 
@@ -73,7 +74,14 @@ class PreparedWedge:
     plan: ShellPlan
     weight: FloatArray  # (n, n, n // 2 + 1) float32 in [0, 1]: 1 measured, 0 missing
     sample_weight: FloatArray  # (J,) float32, weight times Hermitian multiplicity
-    oversampled: ComplexArray  # (2n, 2n, n + 1) complex64
+    rows: SampleRows  # the samples with a weight
+
+    @cached_property
+    def turnable(self) -> ComplexArray:
+        """Spectrum of the wedge within the inscribed ball, (2K + 1, 2K + 1, K + 1) complex64."""
+        n = self.samples.n
+        window = volume_from_spectrum(self.weight.astype(np.complex64), n) * inscribed_sphere(n)
+        return turnable_spectrum(window, self.samples.radius)
 
     @cached_property
     def coefficients(self) -> Coefficients:
@@ -94,8 +102,7 @@ class PreparedWedge:
 
     def turned_back(self, rotation: FloatArray) -> FloatArray:
         """Return R^-1 w at the samples, (J,) float32."""
-        turned: FloatArray = gather(self.oversampled, self.samples.frequency_xyz, rotation).real
-        return turned
+        return gather(self.turnable, self.samples.axes, rotation).real
 
 
 def prepare_wedge(weight: FloatArray, samples: SampleSet, plan: ShellPlan) -> PreparedWedge:
@@ -112,8 +119,8 @@ def prepare_wedge(weight: FloatArray, samples: SampleSet, plan: ShellPlan) -> Pr
     sample_weight = np.asarray(samples.take(weight) * samples.multiplicity, dtype=np.float32)
     if not sample_weight.any():
         raise ValueError("the wedge leaves no Fourier sample measured")
-    window = volume_from_spectrum(weight.astype(np.complex64), n) * inscribed_sphere(n)
-    return PreparedWedge(samples, plan, weight, sample_weight, oversampled_spectrum(window))
+    rows = sample_rows(samples, sample_weight, _scoring.ROW_PADDING)
+    return PreparedWedge(samples, plan, weight, sample_weight, rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +130,7 @@ class Observation:
     index: int
     wedge: PreparedWedge
     values: ComplexArray  # (J,) complex64, X at the samples
-    oversampled: ComplexArray  # (2n, 2n, n + 1) complex64, of w X within the inscribed ball
+    turnable: ComplexArray  # (2K + 1, 2K + 1, K + 1) complex64, of w X in the inscribed ball
 
     @property
     def samples(self) -> SampleSet:
@@ -138,13 +145,15 @@ class Observation:
     @cached_property
     def power(self) -> float:
         """sum_j w_j |X_j|^2."""
-        squared = np.abs(self.values).astype(np.float64) ** 2
-        return float(np.dot(squared, self.sample_weight))
+        squared = self.values.real**2 + self.values.imag**2
+        return float(np.dot(squared.astype(np.float64), self.sample_weight))
 
     @cached_property
-    def weighted_values(self) -> ComplexArray:
-        """w X at the samples, (J,) complex64: each sample once, not both Friedel mates."""
-        return self.values * (self.sample_weight / self.samples.multiplicity)
+    def weighted_rows(self) -> tuple[FloatArray, FloatArray]:
+        """Real and imaginary part of w X times multiplicity in the wedge's rows, (P,) float32."""
+        rows = self.wedge.rows
+        weighted = self.values[rows.sample_index] * rows.weight
+        return np.ascontiguousarray(weighted.real), np.ascontiguousarray(weighted.imag)
 
     @cached_property
     def magnitude_coefficients(self) -> Coefficients:
@@ -152,24 +161,23 @@ class Observation:
         # What the window smears into the missing wedge has random phases, but as magnitudes it
         # would add up, and draw every particle to the orientation of its wedge.
         plan = self.wedge.plan
-        magnitude: FloatArray = np.abs(gather(self.oversampled, plan.points_xyz, IDENTITY))
+        magnitude = np.abs(gather(self.turnable, plan.axes, IDENTITY))
         return harmonic_coefficients(magnitude * self.wedge.support_on_shells, plan)
 
     def turned_back(self, rotation: FloatArray, shift_xyz: FloatArray) -> ComplexArray:
         """Return R^-1 (w X) at the samples, (J,) complex64: X in the frame of its average."""
-        n, frequency = self.samples.n, self.samples.frequency_xyz
         # Moving X by -t multiplies it by exp(+2 pi i (R k) . t) = exp(+2 pi i k . (R^T t)).
-        ramp = shift_ramp(n, -(rotation.T @ shift_xyz)).astype(np.complex64)
-        k = frequency.astype(np.intp) + n // 2
-        phase = ramp[0, k[:, 0]] * ramp[1, k[:, 1]] * ramp[2, k[:, 2]]
-        return gather(self.oversampled, frequency, rotation) * phase
+        ramp = shift_ramp(self.samples.n, -(rotation.T @ shift_xyz)).astype(np.complex64)
+        kx, ky, kz = self.samples.axes.astype(np.intp) + self.samples.n // 2
+        phase = ramp[0, kx] * ramp[1, ky] * ramp[2, kz]
+        return gather(self.turnable, self.samples.axes, rotation) * phase
 
 
 def observe(volume: FloatArray, wedge: PreparedWedge, index: int = 0) -> Observation:
     """Return a subtomogram (n, n, n) with its wedge, ready for the E-step.
 
-    The spectrum that is turned (oversampled) is w X, and of the inscribed ball: only this part of a
-    box is defined under every rotation. The likelihood compares the whole box.
+    The spectrum that is turned is that of w X within the inscribed ball: only this part of a box is
+    defined under every rotation. The likelihood compares the whole box.
     """
     n = wedge.samples.n
     if volume.shape != (n, n, n):
@@ -177,7 +185,8 @@ def observe(volume: FloatArray, wedge: PreparedWedge, index: int = 0) -> Observa
     half = spectrum(volume)
     values = np.asarray(wedge.samples.take(half), dtype=np.complex64)
     measured = volume_from_spectrum(half * wedge.weight, n)
-    return Observation(index, wedge, values, oversampled_spectrum(measured * inscribed_sphere(n)))
+    turnable = turnable_spectrum(measured * inscribed_sphere(n), wedge.samples.radius)
+    return Observation(index, wedge, values, turnable)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,14 +195,14 @@ class Reference:
 
     samples: SampleSet
     plan: ShellPlan
-    oversampled: ComplexArray  # (2n, 2n, n + 1) complex64
+    turnable: ComplexArray  # (2K + 1, 2K + 1, K + 1) complex64
     magnitude_coefficients: Coefficients  # of |A|
     power_coefficients: Coefficients  # of |A|^2
     _denominators: dict[PreparedWedge, FloatArray] = field(default_factory=dict)
 
     def turned(self, rotation: FloatArray) -> ComplexArray:
         """Return R A at the samples, (J,) complex64, for a rotation matrix."""
-        return gather(self.oversampled, self.samples.frequency_xyz, rotation.T)
+        return gather(self.turnable, self.samples.axes, rotation.T)
 
     def denominator(self, wedge: PreparedWedge) -> FloatArray:
         """Return sqrt(c_1) of Eq. 2 on the SO(3) grid; particles that share a wedge share it."""
@@ -213,12 +222,12 @@ class Reference:
 
 def prepare_reference(average: FloatArray, samples: SampleSet, plan: ShellPlan) -> Reference:
     """Return the reference of a class average (n, n, n)."""
-    oversampled = oversampled_spectrum(average)
-    magnitude: FloatArray = np.abs(gather(oversampled, plan.points_xyz, IDENTITY))
+    turnable = turnable_spectrum(average, samples.radius)
+    magnitude = np.abs(gather(turnable, plan.axes, IDENTITY))
     return Reference(
         samples,
         plan,
-        oversampled,
+        turnable,
         harmonic_coefficients(magnitude, plan),
         harmonic_coefficients(magnitude**2, plan),
     )
@@ -315,39 +324,16 @@ def shift_ramp(n: int, shift_xyz: FloatArray) -> ComplexArray:
     return ramp
 
 
-def shift_scores(observation: Observation, models: ComplexArray) -> FloatArray:
-    """Return the numerator of Eq. 1 for turned averages (..., J) and all shifts of the grid.
-
-    (..., m, m, m) float32, [tz, ty, tx] wrapped, m = samples.n_shift: steps of n / m voxels.
-    """
-    return observation.samples.correlation(models.conj() * observation.weighted_values)
-
-
 @lru_cache(maxsize=16)
-def _shift_window(n: int, n_shift: int, max_shift: float) -> tuple[IntArray, BoolArray]:
-    """Grid offsets up to `max_shift` voxels along an axis, and which of their cube it holds."""
-    step = n / n_shift
-    reach = min(int(max_shift / step), n_shift // 2 - 1)
-    offsets = np.arange(-reach, reach + 1)
-    squared = (offsets * step) ** 2
-    within = squared[:, None, None] + squared[:, None] + squared <= max_shift**2
-    return offsets, within
-
-
-def best_shift(observation: Observation, model: ComplexArray, max_shift: float) -> FloatArray:
-    """Return the shift (3,) in voxels that maximises the numerator of Eq. 1 for a turned average.
-
-    An inverse FFT gives it on a grid up to `max_shift` from the centre, a parabola in between. With
-    a low-pass the grid is as coarse as the samples allow.
-    """
-    samples = observation.samples
-    score = shift_scores(observation, model)
-    offsets, within = _shift_window(samples.n, samples.n_shift, max_shift)
-    inside = np.where(within, score[np.ix_(offsets, offsets, offsets)], -np.inf)
-    peak = offsets[np.array(np.unravel_index(int(inside.argmax()), inside.shape))]
-    wrapped = peak % samples.n_shift
-    refined = _parabolic(score, wrapped[None])[0] + (peak - wrapped)
-    return refined[::-1] * (samples.n / samples.n_shift)
+def _shift_tables(samples: SampleSet, max_shift: float) -> tuple[int, FloatArray, FloatArray]:
+    """Steps that reach `max_shift` voxels, and cos and sin (2 pi k s / n_shift) for `_scoring`."""
+    n_shift = samples.n_shift
+    reach = min(int(max_shift * n_shift / samples.n), n_shift // 2 - 1)
+    padding = _scoring.ROW_PADDING
+    k = np.arange(int(samples.radius) + 1 + padding)
+    s = np.arange(-(-(reach + 2) // padding) * padding)
+    phase = 2 * np.pi / n_shift * np.outer(k, s)
+    return reach, np.cos(phase).astype(np.float32), np.sin(phase).astype(np.float32)
 
 
 def score_pose(
@@ -373,18 +359,28 @@ def score_rotations(
     class_index: int,
     max_shift: float,
 ) -> Candidates:
-    """Return rotations (M, 3) as candidates of one class, each with its best shift and score."""
-    shifts, sums = np.zeros((len(euler_zyz), 3)), np.zeros((len(euler_zyz), 2))
-    for m, rotation in enumerate(euler_to_matrix(euler_zyz)):
-        model = reference.turned(rotation)
-        shifts[m] = best_shift(observation, model, max_shift)
-        sums[m] = score_pose(observation, model, shifts[m])
-    cross, power = sums.T
-    score = cross / np.sqrt(np.maximum(power, np.finfo(float).tiny))
+    """Return rotations (M, 3) as candidates of one class, each with its best shift and score.
+
+    The numerator of Eq. 1 is evaluated on a grid of shifts up to `max_shift` voxels from the
+    centre, and a parabola along each axis finds the maximum in between; the score is that of the
+    shift found. With a low-pass the grid is as coarse as the samples allow.
+    """
+    samples, rows = observation.samples, observation.wedge.rows
+    reach, cosines, sines = _shift_tables(samples, max_shift)
+    euler_zyz = np.reshape(euler_zyz, (-1, 3))
+    inverse = np.swapaxes(euler_to_matrix(euler_zyz), 1, 2)
+    found = np.empty((len(euler_zyz), 5))
+    _scoring.score_rotations(
+        reference.turnable, rows.rows, rows.weight, *observation.weighted_rows,
+        np.ascontiguousarray(OVERSAMPLING * inverse), cosines, sines, samples.n, reach,
+        samples.n / samples.n_shift, max_shift, found,
+    )
+    cross, power = np.ascontiguousarray(found[:, 3:].T)
     return Candidates(
-        RigidTransforms(euler_zyz.reshape(-1, 3), shifts),
-        np.full(len(euler_zyz), class_index, dtype=np.intp),
-        score, cross, power, np.full(len(euler_zyz), 1.0 / max(len(euler_zyz), 1)),
+        RigidTransforms(euler_zyz, found[:, :3]),
+        np.full(len(found), class_index, dtype=np.intp),
+        cross / np.sqrt(np.maximum(power, np.finfo(float).tiny)), cross, power,
+        np.full(len(found), 1.0 / max(len(found), 1)),
     )
 
 
@@ -402,34 +398,14 @@ def exhaustive_candidates(
     by `refine_rotation` down to a sixteenth of the step. Slow, but it sees every pose.
     """
     grid = covering_rotations(step_deg)
-    score = scan_rotations(observation, reference, grid, max_shift)
-    order = np.argsort(-score, kind="stable")[: 20 * max_candidates]
-    best = grid[order][_separated(euler_to_matrix(grid[order]), step_deg, max_candidates)]
-    scanned = score_rotations(observation, reference, best, class_index, max_shift)
+    scanned = score_rotations(observation, reference, grid, class_index, max_shift)
+    order = np.argsort(-scanned.score, kind="stable")[: 20 * max_candidates]
+    best = order[_separated(euler_to_matrix(grid[order]), step_deg, max_candidates)]
     refined = [
         refine_rotation(observation, reference, scanned.select([m]), max_shift, step_deg / 2)
-        for m in range(len(scanned))
+        for m in best
     ]
     return Candidates.concatenate(refined)
-
-
-def scan_rotations(
-    observation: Observation, reference: Reference, euler_zyz: FloatArray, max_shift: float
-) -> FloatArray:
-    """Return the best score (Eq. 1) over the grid of shifts, (M,), of rotations (M, 3)."""
-    samples = observation.samples
-    offsets, within = _shift_window(samples.n, samples.n_shift, max_shift)
-    rows = np.ix_(offsets, offsets, offsets)
-    weight = observation.sample_weight
-    best = np.empty(len(euler_zyz))
-    for start in range(0, len(euler_zyz), SCAN_BATCH):
-        part = slice(start, start + SCAN_BATCH)
-        models = np.stack([reference.turned(r) for r in euler_to_matrix(euler_zyz[part])])
-        power = (models.real**2 + models.imag**2) @ weight
-        numerator = shift_scores(observation, models)[:, rows[0], rows[1], rows[2]]
-        highest = numerator[:, within].max(axis=1)
-        best[part] = highest / np.sqrt(np.maximum(power, np.finfo(np.float32).tiny))
-    return best
 
 
 def refine_rotation(

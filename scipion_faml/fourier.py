@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -111,11 +111,11 @@ class SampleSet:
     """
 
     n: int
+    radius: float
     flat_index: IntArray  # (J,) into the raveled half spectrum
     frequency_xyz: FloatArray  # (J, 3) float32, integer values, (kx, ky, kz)
     multiplicity: FloatArray  # (J,) float32, 1 or 2
-    n_shift: int  # the smallest box that holds the samples: where correlations over shifts live
-    shift_index: IntArray  # (J,) into the raveled half spectrum of that box
+    n_shift: int  # a box just large enough for the samples: n / n_shift voxels resolve a shift
 
     def __len__(self) -> int:
         return len(self.flat_index)
@@ -125,32 +125,20 @@ class SampleSet:
         """J: the number of Fourier samples of the whole spectrum that the set stands for."""
         return float(self.multiplicity.sum(dtype=np.float64))
 
+    @cached_property
+    def axes(self) -> FloatArray:
+        """kx, ky and kz of the samples, (3, J) float32."""
+        return np.ascontiguousarray(self.frequency_xyz.T)
+
     def take(self, half: NDArray[Values]) -> NDArray[Values]:
         """Return the samples of `half` (n, n, n // 2 + 1) as (J,)."""
         return half.reshape(-1)[self.flat_index]
 
     def put(self, values: NDArray[Values]) -> NDArray[Values]:
         """Return a half spectrum with `values` (J,) at the samples and 0 elsewhere."""
-        return _scatter(values, self.flat_index, self.n)
-
-    def correlation(self, values: ComplexArray) -> FloatArray:
-        """Return sum_j values_j exp(2 pi i k_j t / n) over both Friedel mates, for shifts t.
-
-        values (..., J) complex64 give (..., n_shift, n_shift, n_shift) float32, [tz, ty, tx]
-        wrapped, in steps of n / n_shift voxels.
-        """
-        half = _scatter(values, self.shift_index, self.n_shift)
-        correlation: FloatArray = fft.irfftn(
-            half, (self.n_shift,) * 3, axes=(-3, -2, -1), norm="forward"
-        )
-        return correlation
-
-
-def _scatter(values: NDArray[Values], flat_index: IntArray, n: int) -> NDArray[Values]:
-    """Half spectra of a box of n with `values` (..., J) at `flat_index` and 0 elsewhere."""
-    half = np.zeros((*values.shape[:-1], n * n * (n // 2 + 1)), dtype=values.dtype)
-    half[..., flat_index] = values
-    return half.reshape(*values.shape[:-1], n, n, n // 2 + 1)
+        half = np.zeros(self.n * self.n * (self.n // 2 + 1), dtype=values.dtype)
+        half[self.flat_index] = values
+        return half.reshape(self.n, self.n, self.n // 2 + 1)
 
 
 @lru_cache(maxsize=16)
@@ -166,9 +154,46 @@ def sample_set(n: int, radius: float | None = None) -> SampleSet:
     frequency_xyz = np.stack(frequency_zyx[::-1], axis=-1).astype(np.float32)
     multiplicity = hermitian_multiplicity(n).ravel()[flat_index].astype(np.float32)
     n_shift = min(fft.next_fast_len(2 * int(limit) + 2, real=True), n)
-    kx, ky, kz = frequency_xyz.T.astype(np.intp)
-    shift_index = (kz % n_shift * n_shift + ky % n_shift) * (n_shift // 2 + 1) + kx
-    return SampleSet(n, flat_index, frequency_xyz, multiplicity, n_shift, shift_index)
+    return SampleSet(n, limit, flat_index, frequency_xyz, multiplicity, n_shift)
+
+
+@dataclass(frozen=True, eq=False)
+class SampleRows:
+    """Samples with a positive weight in rows of kx, each padded with weight 0 (for `_scoring`)."""
+
+    rows: IntArray  # (R, 5) int32: kz, ky, first kx, number of samples, offset; ascending
+    sample_index: IntArray  # (P,) into the J samples; 0 in the padding
+    weight: FloatArray  # (P,) float32
+
+
+def sample_rows(samples: SampleSet, weight: FloatArray, padding: int) -> SampleRows:
+    """Return rows that hold every sample of positive `weight` (J,), each from its first to its last.
+
+    Rows are padded to a multiple of `padding` samples.
+    """
+    kx, ky, kz = samples.axes.astype(np.int64)
+    side = 2 * int(samples.radius) + 1
+    key = (kz + side // 2) * side + ky + side // 2
+    first = np.full(side * side, side)
+    last = np.full(side * side, -1)
+    measured = weight > 0
+    np.minimum.at(first, key[measured], kx[measured])
+    np.maximum.at(last, key[measured], kx[measured])
+    used = np.flatnonzero(last >= 0)
+    count = last[used] - first[used] + 1
+    padded = -(-count // padding) * padding
+    offset = np.zeros(side * side, dtype=np.int64)
+    offset[used] = np.cumsum(padded) - padded
+    columns = (used // side - side // 2, used % side - side // 2, first[used], count, offset[used])
+    inside = np.flatnonzero((kx >= first[key]) & (kx <= last[key]))
+    position = offset[key[inside]] + kx[inside] - first[key[inside]]
+    sample_index = np.zeros(int(padded.sum()), dtype=np.intp)
+    sample_index[position] = inside
+    padded_weight = np.zeros(len(sample_index), dtype=np.float32)
+    padded_weight[position] = weight[inside]
+    return SampleRows(
+        np.ascontiguousarray(np.stack(columns, axis=1), dtype=np.int32), sample_index, padded_weight
+    )
 
 
 @lru_cache(maxsize=4)
@@ -190,3 +215,54 @@ def oversampled_spectrum(volume: FloatArray) -> ComplexArray:
     corrected = (volume * _interpolation_correction(n)).astype(np.float32)
     box = crop_or_pad(corrected, (padded, padded, padded))
     return spectrum(box)
+
+
+def turnable_spectrum(volume: FloatArray, radius: float) -> ComplexArray:
+    """Return `oversampled_spectrum(volume)` out to `radius`, laid out for `_scoring.gather`.
+
+    (2K + 1, 2K + 1, K + 1) complex64, K = 2 radius rounded up, DC at (K, K, 0): kz and ky ascend
+    from -K to K, so that no index wraps and every cell within the radius has its upper end.
+    """
+    n = volume.shape[0]
+    return _turnable(fft.ifftshift(volume * _interpolation_correction(n)), radius)
+
+
+def _turnable(wrapped: FloatArray, radius: float) -> ComplexArray:
+    """Zero-padded FFT of a corrected volume with its centre at voxel 0, axis by axis.
+
+    Rows that hold only zeros, or frequencies beyond the table, are never transformed.
+    """
+    n = wrapped.shape[0]
+    limit = int(OVERSAMPLING * radius) + 1
+    rows = fft.rfft(_padded_middle(wrapped.astype(np.float32, copy=False), 2), overwrite_x=True)
+    planes = _from_minus_limit(rows[..., : limit + 1], 1, n, limit)
+    return _from_minus_limit(planes, 0, n, limit)
+
+
+def _padded_middle(values: NDArray[Values], axis: int) -> NDArray[Values]:
+    """Wrapped values of twice the length along `axis`: zeros between both halves."""
+    n = values.shape[axis]
+    shape = list(values.shape)
+    shape[axis] = OVERSAMPLING * n
+    out = np.zeros(shape, dtype=values.dtype)
+    n_positive = (n + 1) // 2
+    before = (slice(None),) * axis
+    out[(*before, slice(n_positive))] = values[(*before, slice(n_positive))]
+    out[(*before, slice(shape[axis] - n // 2, None))] = values[(*before, slice(n_positive, None))]
+    return out
+
+
+def _from_minus_limit(values: ComplexArray, axis: int, n: int, limit: int) -> ComplexArray:
+    """FFT of twice the length along an axis of wrapped values, at frequencies -limit..limit."""
+    # A ramp in real space moves the frequency -limit to index 0: no reordering afterwards.
+    position = np.arange(n)
+    position[(n + 1) // 2 :] -= n
+    ramp = np.exp(2j * np.pi * limit * position / (OVERSAMPLING * n)).astype(np.complex64)
+    shape = [1, 1, 1]
+    shape[axis] = n
+    padded = _padded_middle(values * ramp.reshape(shape), axis)
+    transformed = fft.fft(padded, axis=axis, overwrite_x=True)
+    wanted = 2 * limit + 1
+    if wanted > OVERSAMPLING * n:  # an odd box: both ends are the same frequency
+        return np.take(transformed, np.arange(wanted), axis=axis, mode="wrap")
+    return transformed[(slice(None),) * axis + (slice(wanted),)]

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from scipy import fft
@@ -71,6 +71,11 @@ class ShellPlan:
     legendre: FloatArray  # (l / 2, m, T) float32 for even l, times quadrature weights
     wigner: FloatArray  # flat float32, d^l_{h m}(pi/2) for even l: (2l + 1 [m], l + 1 [h]) each
     degrees: IntArray  # the even l < bandwidth
+
+    @cached_property
+    def axes(self) -> FloatArray:
+        """x, y and z of the points, (3, n_shells * T * P) float32."""
+        return np.ascontiguousarray(self.points_xyz.T)
 
     @property
     def n_rings(self) -> int:
