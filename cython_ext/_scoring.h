@@ -22,7 +22,7 @@
 #endif
 #define FAML_INLINE static inline __attribute__((always_inline))
 
-enum { LANES = 8, CHUNK = 64 };
+enum { LANES = 8, CHUNK = 128 };
 
 typedef float vec __attribute__((vector_size(32)));
 typedef int ivec __attribute__((vector_size(32)));
@@ -98,82 +98,140 @@ FAML_INLINE void interpolate(const SpectrumTable *t, const Cells *c, int n, floa
         re[i] = v[0] + c->upper_x[i] * (v[2] - v[0]);
         im[i] = v[1] + c->upper_x[i] * (v[3] - v[1]);
     }
-    for (int i = 0; i < n; i += LANES) {
-        ivec bits, flip;
-        memcpy(&bits, im + i, sizeof bits);
-        memcpy(&flip, c->flip + i, sizeof flip);
-        bits ^= flip;
-        memcpy(im + i, &bits, sizeof bits);
-    }
 }
 
-static const float STEPS[LANES] = {0, 1, 2, 3, 4, 5, 6, 7};
+FAML_INLINE vec flipped(const float *im, const int *flip) {
+    ivec bits, sign;
+    memcpy(&bits, im, sizeof bits);
+    memcpy(&sign, flip, sizeof sign);
+    return (vec)(bits ^ sign);
+}
+
+/* Cells of n points (up to CHUNK) at matrix @ point. */
+FAML_INLINE void locate_chunk(const SpectrumTable *t, const float *const points[3], long start,
+                              int n, const float *m, Cells *cells) {
+    float tail[3][LANES];
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        vec a = load(points[0] + start + i), b = load(points[1] + start + i),
+            c = load(points[2] + start + i);
+        locate(t, m[0] * a + m[1] * b + m[2] * c, m[3] * a + m[4] * b + m[5] * c,
+               m[6] * a + m[7] * b + m[8] * c, i, cells);
+    }
+    if (i < n) {
+        memset(tail, 0, sizeof tail);
+        for (int axis = 0; axis < 3; axis++)
+            memcpy(tail[axis], points[axis] + start + i, (n - i) * sizeof(float));
+        vec a = load(tail[0]), b = load(tail[1]), c = load(tail[2]);
+        locate(t, m[0] * a + m[1] * b + m[2] * c, m[3] * a + m[4] * b + m[5] * c,
+               m[6] * a + m[7] * b + m[8] * c, i, cells);
+    }
+}
 
 /* The table at matrix @ (points[0], points[1], points[2]); 0 if a point lies outside it. */
 FAML_CLONES
 static int gather_points(SpectrumTable t, const float *const points[3], long n_points,
                          const double *matrix, float *out) {
     Cells cells;
-    float re[CHUNK], im[CHUNK], in[3][CHUNK], m[9];
-    float farthest = 0.0f, limit = (float)t.limit;
+    float re[CHUNK], im[CHUNK], m[9], farthest = 0.0f;
     for (int i = 0; i < 9; i++) m[i] = (float)matrix[i];
-    memset(in, 0, sizeof in);
+    for (long j = 0; j < n_points; j++) {
+        float far = points[0][j] * points[0][j] + points[1][j] * points[1][j]
+                    + points[2][j] * points[2][j];
+        farthest = far > farthest ? far : farthest;
+    }
+    /* The matrix is a rotation times a scale: its first row gives the scale. */
+    if (!(farthest * (m[0] * m[0] + m[1] * m[1] + m[2] * m[2]) < (float)t.limit * (float)t.limit))
+        return 0;
+    memset(im, 0, sizeof im);
     for (long start = 0; start < n_points; start += CHUNK) {
         int n = n_points - start < CHUNK ? (int)(n_points - start) : CHUNK;
-        for (int a = 0; a < 3; a++) memcpy(in[a], points[a] + start, n * sizeof(float));
-        for (int i = 0; i < n; i += LANES) {
-            vec a = load(in[0] + i), b = load(in[1] + i), c = load(in[2] + i);
-            locate(&t, m[0] * a + m[1] * b + m[2] * c, m[3] * a + m[4] * b + m[5] * c,
-                   m[6] * a + m[7] * b + m[8] * c, i, &cells);
-        }
-        for (int i = 0; i < n; i++) {
-            float far = in[0][i] * in[0][i] + in[1][i] * in[1][i] + in[2][i] * in[2][i];
-            farthest = far > farthest ? far : farthest;
-        }
+        locate_chunk(&t, points, start, n, m, &cells);
         interpolate(&t, &cells, n, re, im);
+        for (int i = 0; i < n; i += LANES) store(im + i, flipped(im + i, cells.flip + i));
         for (int i = 0; i < n; i++) {
             out[2 * (start + i)] = re[i];
             out[2 * (start + i) + 1] = im[i];
         }
     }
-    /* The matrix is a rotation times a scale: its first row gives the scale. */
-    return farthest * (m[0] * m[0] + m[1] * m[1] + m[2] * m[2]) < limit * limit;
+    return 1;
 }
 
 /* ------------------------------------------------------------------------------------- scores
- * Samples in rows of kx, each padded to a multiple of LANES with weight 0. */
+ * Samples in runs of kx; runs in any order (tiles keep what is read of the table in the cache). */
 typedef struct {
-    int n_rows, n_padded, radius;
-    const int *rows;     /* (n_rows, 5): kz, ky, first kx, samples, offset; planes of kz together */
-    const float *weight; /* (n_padded,) wedge times multiplicity */
-    const float *re, *im; /* (n_padded,) the particle, times weight */
-} RowSamples;
+    long n_samples;
+    int n_runs, n_rows, n_planes, radius;
+    const float *axes[3];          /* (n_samples,) kx, ky, kz */
+    const float *weight, *re, *im; /* (n_samples,) wedge times multiplicity; that times the particle */
+    const int *runs;               /* (n_runs, 3): first kx, samples, row */
+    const int *rows;               /* (n_rows, 2): kz, ky, ascending */
+} RunSamples;
 
 /* Shifts: multiples of `step` voxels up to `reach` and one beyond, the same along each axis. */
 typedef struct {
     int n_box, reach, n_lanes; /* lanes: reach + 2 rounded up to LANES */
     double step, max_shift;
-    const float *cosines, *sines; /* (radius + 1 + LANES, n_lanes) of 2 pi k shift / n_box */
+    const float *cosines, *sines; /* (2 radius + 1, n_lanes) of 2 pi k shift / n; k from -radius */
 } ShiftWindow;
 
 /* Working memory, all in floats. */
 typedef struct {
-    float *re, *im;    /* (n_padded,) products of particle and turned average */
-    float *plane;      /* (2 radius + 1, 4, n_lanes) rows of a plane after the kx sum */
-    float *after_y;    /* (8, n_lanes) of one shift in y */
-    float *parts;      /* (8, reach + 2, reach + 2, n_lanes) */
-    float *ramp;       /* (2, radius + 1 + LANES) */
+    float *re, *im; /* (n_samples + LANES,) products of particle and turned average */
+    float *after_x; /* (n_rows, 4, n_lanes) */
+    float *after_y; /* (n_planes, reach + 2, 8, n_lanes) */
+    float *parts;   /* (8, reach + 2, reach + 2, n_lanes) */
+    float *phase;   /* (2, n_planes, n_lanes) */
+    float *ramp;    /* (2, radius + 1 + LANES) */
+    float *row_ramp; /* (n_rows, 2) */
 } Scratch;
 
-/* Sum over a row of p exp(i k t) in four parts: re cos, re sin, im cos, im sin, for shifts t >= 0. */
+/* Products conj(turned average) times particle; returns the average's weighted power. */
+FAML_INLINE double products(const SpectrumTable *t, const RunSamples *s, const double *matrix,
+                            float *re, float *im) {
+    Cells cells;
+    float ar[CHUNK], ai[CHUNK], m[9];
+    double power = 0.0;
+    memset(ar, 0, sizeof ar);
+    memset(ai, 0, sizeof ai);
+    for (int i = 0; i < 9; i++) m[i] = (float)matrix[i];
+    for (long start = 0; start < s->n_samples; start += CHUNK) {
+        int n = s->n_samples - start < CHUNK ? (int)(s->n_samples - start) : CHUNK;
+        int i = 0;
+        vec sum = spread(0);
+        float rest = 0.0f;
+        locate_chunk(t, s->axes, start, n, m, &cells);
+        interpolate(t, &cells, n, ar, ai);
+        const float *w = s->weight + start, *xr = s->re + start, *xi = s->im + start;
+        for (; i + LANES <= n; i += LANES) {
+            vec a = load(ar + i), b = flipped(ai + i, cells.flip + i);
+            vec x = load(xr + i), y = load(xi + i);
+            sum += load(w + i) * (a * a + b * b);
+            store(re + start + i, x * a + y * b);
+            store(im + start + i, y * a - x * b);
+        }
+        for (; i < n; i++) {
+            float a = ar[i], b = cells.flip[i] ? -ai[i] : ai[i];
+            rest += w[i] * (a * a + b * b);
+            re[start + i] = xr[i] * a + xi[i] * b;
+            im[start + i] = xi[i] * a - xr[i] * b;
+        }
+        power += total(sum) + rest;
+    }
+    return power;
+}
+
+/* Add the sum over a run of p exp(i k t) in four parts, for shifts t >= 0:
+ * re cos, re sin, im cos, im sin. */
 FAML_INLINE void sum_over_x(const float *re, const float *im, int n, const float *cosines,
                             const float *sines, int n_lanes, float *out) {
     for (int b = 0; b < n_lanes; b += LANES) {
-        vec rc0 = spread(0), rs0 = rc0, ic0 = rc0, is0 = rc0, rc1 = rc0, rs1 = rc0, ic1 = rc0,
-            is1 = rc0;
+        vec rc0 = load(out + b), rs0 = load(out + n_lanes + b), ic0 = load(out + 2 * n_lanes + b),
+            is0 = load(out + 3 * n_lanes + b);
+        vec rc1 = spread(0), rs1 = rc1, ic1 = rc1, is1 = rc1;
+        const float *c = cosines + b, *s = sines + b;
         int i = 0;
-        for (; i + 1 < n; i += 2) {
-            const float *c = cosines + i * n_lanes + b, *s = sines + i * n_lanes + b;
+        for (; i + 1 < n; i += 2, c += 2 * n_lanes, s += 2 * n_lanes) {
             vec c0 = load(c), s0 = load(s), c1 = load(c + n_lanes), s1 = load(s + n_lanes);
             rc0 += re[i] * c0;
             rs0 += re[i] * s0;
@@ -185,7 +243,7 @@ FAML_INLINE void sum_over_x(const float *re, const float *im, int n, const float
             is1 += im[i + 1] * s1;
         }
         if (i < n) {
-            vec c0 = load(cosines + i * n_lanes + b), s0 = load(sines + i * n_lanes + b);
+            vec c0 = load(c), s0 = load(s);
             rc0 += re[i] * c0;
             rs0 += re[i] * s0;
             ic0 += im[i] * c0;
@@ -199,48 +257,71 @@ FAML_INLINE void sum_over_x(const float *re, const float *im, int n, const float
 }
 
 /* Sum over the rows of a plane for one shift in y: out[4 * is_im + 2 * is_sin_y + is_sin_x]. */
-FAML_INLINE void sum_over_y(const float *plane, const int *rows, int n_rows, int shift,
-                            const ShiftWindow *w, float *out) {
+FAML_INLINE void sum_over_y(const float *after_x, const int *rows, int n_rows, int shift,
+                            const ShiftWindow *w, int radius, float *out) {
     const int n_lanes = w->n_lanes;
     for (int b = 0; b < n_lanes; b += LANES) {
-        vec sum[8];
-        for (int e = 0; e < 8; e++) sum[e] = spread(0);
-        for (int r = 0; r < n_rows; r++) {
-            int ky = rows[5 * r + 1], at = (ky < 0 ? -ky : ky) * n_lanes + shift;
-            float c = w->cosines[at], s = ky < 0 ? -w->sines[at] : w->sines[at];
-            const float *p = plane + 4 * r * n_lanes + b;
+        vec s0 = spread(0), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0;
+        const float *p = after_x + b;
+        for (int r = 0; r < n_rows; r++, p += 4 * n_lanes) {
+            const long at = (long)(rows[2 * r + 1] + radius) * n_lanes + shift;
+            const float c = w->cosines[at], s = w->sines[at];
             vec rc = load(p), rs = load(p + n_lanes), ic = load(p + 2 * n_lanes),
                 is = load(p + 3 * n_lanes);
-            sum[0] += c * rc;
-            sum[1] += c * rs;
-            sum[2] += s * rc;
-            sum[3] += s * rs;
-            sum[4] += c * ic;
-            sum[5] += c * is;
-            sum[6] += s * ic;
-            sum[7] += s * is;
+            s0 += c * rc;
+            s1 += c * rs;
+            s2 += s * rc;
+            s3 += s * rs;
+            s4 += c * ic;
+            s5 += c * is;
+            s6 += s * ic;
+            s7 += s * is;
         }
-        for (int e = 0; e < 8; e++) store(out + e * n_lanes + b, sum[e]);
+        store(out + b, s0);
+        store(out + n_lanes + b, s1);
+        store(out + 2 * n_lanes + b, s2);
+        store(out + 3 * n_lanes + b, s3);
+        store(out + 4 * n_lanes + b, s4);
+        store(out + 5 * n_lanes + b, s5);
+        store(out + 6 * n_lanes + b, s6);
+        store(out + 7 * n_lanes + b, s7);
     }
 }
 
 /* Re p exp(i (a + b + c)) expands into eight products of sines and cosines; bit 0, 1, 2 of a part's
  * number says that x, y, z enters by its sine. An even number of sines goes with re p, an odd one
- * with im p. Each part is even or odd in each shift, so shifts >= 0 hold them all. */
-FAML_INLINE void add_plane(const float *after_y, int kz, int shift_y, const ShiftWindow *w,
-                           float *parts) {
+ * with im p. Each part is even or odd in each shift, so shifts >= 0 hold them all.
+ * phase: cosines, then sines of the planes' kz. */
+FAML_INLINE void sum_over_z(const float *after_y, const float *phase, int n_planes,
+                            const ShiftWindow *w, float *parts) {
     const int n_lanes = w->n_lanes, n = w->reach + 2;
-    const int at = (kz < 0 ? -kz : kz) * n_lanes;
+    const long plane = (long)n * 8 * n_lanes;
     for (int q = 0; q < 8; q++) {
-        int xy = q & 3, odd = (xy ^ (xy >> 1)) & 1, by_sine = (q >> 2) ^ odd;
+        const int xy = q & 3, odd = (xy ^ (xy >> 1)) & 1, by_sine = (q >> 2) ^ odd;
+        const float *factor = phase + (long)by_sine * n_planes * n_lanes;
         float *part = parts + (long)(by_sine * 4 + xy) * n * n * n_lanes;
-        for (int shift_z = 0; shift_z < n; shift_z++) {
-            float f = by_sine ? (kz < 0 ? -w->sines[at + shift_z] : w->sines[at + shift_z])
-                              : w->cosines[at + shift_z];
-            float *out = part + ((long)shift_z * n + shift_y) * n_lanes;
+        for (int y = 0; y < n; y++)
             for (int b = 0; b < n_lanes; b += LANES)
-                store(out + b, load(out + b) + f * load(after_y + q * n_lanes + b));
-        }
+                for (int first = 0; first < n; first += LANES) {
+                    vec s0 = spread(0), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0,
+                        s7 = s0;
+                    const float *p = after_y + ((long)y * 8 + q) * n_lanes + b;
+                    const float *f = factor + first;
+                    for (int k = 0; k < n_planes; k++, p += plane, f += n_lanes) {
+                        vec v = load(p);
+                        s0 += f[0] * v;
+                        s1 += f[1] * v;
+                        s2 += f[2] * v;
+                        s3 += f[3] * v;
+                        s4 += f[4] * v;
+                        s5 += f[5] * v;
+                        s6 += f[6] * v;
+                        s7 += f[7] * v;
+                    }
+                    const vec sums[LANES] = {s0, s1, s2, s3, s4, s5, s6, s7};
+                    for (int z = first; z < n && z < first + LANES; z++)
+                        store(part + ((long)z * n + y) * n_lanes + b, sums[z - first]);
+                }
     }
 }
 
@@ -304,28 +385,21 @@ FAML_INLINE void best_shift(const float *octants, const ShiftWindow *w, double *
 }
 
 /* Re sum p exp(2 pi i k t / n) at any shift. */
-FAML_INLINE double cross_at(const RowSamples *s, const float *re, const float *im, int n_box,
-                            const double *shift_xyz, float *ramp) {
+FAML_INLINE double cross_at(const RunSamples *s, const float *re, const float *im, int n_box,
+                            const double *shift_xyz, float *ramp, float *row_ramp) {
+    static const int KEEP[2 * LANES] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
     const double unit = 6.283185307179586476925 / n_box;
     const int n_ramp = s->radius + 1 + LANES;
-    double cross = 0.0, row_re = 1.0, row_im = 0.0;
     for (int k = 0; k < n_ramp; k++) {
         ramp[k] = (float)cos(unit * k * shift_xyz[0]);
         ramp[n_ramp + k] = (float)sin(unit * k * shift_xyz[0]);
     }
     /* Rows of a plane follow each other along ky: their phase turns by one step. */
     const double step_re = cos(unit * shift_xyz[1]), step_im = sin(unit * shift_xyz[1]);
+    double row_re = 1.0, row_im = 0.0, cross = 0.0;
     for (int r = 0; r < s->n_rows; r++) {
-        const int *row = s->rows + 5 * r;
-        const float *pr = re + row[4], *pi = im + row[4];
-        const float *cx = ramp + row[2], *sx = ramp + n_ramp + row[2];
-        vec sum_re = spread(0), sum_im = spread(0);
-        for (int i = 0; i < row[3]; i += LANES) {
-            vec a = load(pr + i), b = load(pi + i), c = load(cx + i), d = load(sx + i);
-            sum_re += a * c - b * d;
-            sum_im += a * d + b * c;
-        }
-        if (r > 0 && row[0] == row[-5] && row[1] == row[-4] + 1) {
+        const int *row = s->rows + 2 * r;
+        if (r > 0 && row[0] == row[-2] && row[1] == row[-1] + 1) {
             double turned = row_re * step_re - row_im * step_im;
             row_im = row_re * step_im + row_im * step_re;
             row_re = turned;
@@ -334,69 +408,65 @@ FAML_INLINE double cross_at(const RowSamples *s, const float *re, const float *i
             row_re = cos(angle);
             row_im = sin(angle);
         }
-        cross += row_re * total(sum_re) - row_im * total(sum_im);
+        row_ramp[2 * r] = (float)row_re;
+        row_ramp[2 * r + 1] = (float)row_im;
     }
-    return cross;
-}
-
-/* Products conj(turned average) times particle of a row; returns its share of the power. */
-FAML_INLINE float row_products(const SpectrumTable *t, const RowSamples *s, const int *row,
-                               const double *m, float *re, float *im) {
-    Cells cells;
-    float ar[CHUNK], ai[CHUNK];
-    vec power = spread(0);
-    const vec lane = load(STEPS);
-    const vec dx = spread((float)m[0]), dy = spread((float)m[3]), dz = spread((float)m[6]);
-    for (int start = 0; start < row[3]; start += CHUNK) {
-        int n = row[3] - start < CHUNK ? row[3] - start : CHUNK;
-        double kx = row[2] + start, ky = row[1], kz = row[0];
-        const vec x = spread((float)(m[0] * kx + m[1] * ky + m[2] * kz));
-        const vec y = spread((float)(m[3] * kx + m[4] * ky + m[5] * kz));
-        const vec z = spread((float)(m[6] * kx + m[7] * ky + m[8] * kz));
-        long at = row[4] + start;
+    vec sum = spread(0);
+    for (int r = 0; r < s->n_runs; r++) {
+        const int *run = s->runs + 3 * r, n = run[1];
+        const float *cx = ramp + run[0], *sx = ramp + n_ramp + run[0];
+        vec sum_re = spread(0), sum_im = spread(0);
         for (int i = 0; i < n; i += LANES) {
-            vec k = lane + spread((float)i);
-            locate(t, x + k * dx, y + k * dy, z + k * dz, i, &cells);
+            ivec keep;
+            memcpy(&keep, KEEP + (n - i < LANES ? LANES - (n - i) : 0), sizeof keep);
+            vec a = (vec)((ivec)load(re + i) & keep), b = (vec)((ivec)load(im + i) & keep);
+            vec c = load(cx + i), d = load(sx + i);
+            sum_re += a * c - b * d;
+            sum_im += a * d + b * c;
         }
-        for (int i = n & ~(LANES - 1); i < n; i++) ar[i] = ai[i] = 0.0f;
-        for (int i = n; i % LANES; i++) ar[i] = ai[i] = 0.0f;
-        interpolate(t, &cells, n, ar, ai);
-        for (int i = 0; i < n; i += LANES) {
-            vec a = load(ar + i), b = load(ai + i);
-            vec xr = load(s->re + at + i), xi = load(s->im + at + i);
-            power += load(s->weight + at + i) * (a * a + b * b);
-            store(re + at + i, xr * a + xi * b);
-            store(im + at + i, xi * a - xr * b);
+        sum += row_ramp[2 * run[2]] * sum_re - row_ramp[2 * run[2] + 1] * sum_im;
+        if (r % 32 == 31) {
+            cross += total(sum);
+            sum = spread(0);
         }
+        re += n;
+        im += n;
     }
-    return total(power);
+    return cross + total(sum);
 }
 
 /* Best shift of one rotation, and what Eq. 1 and 15 need there: out = x, y, z, cross, power. */
 FAML_CLONES
-static void score_rotation(SpectrumTable t, RowSamples s, ShiftWindow w, Scratch work,
+static void score_rotation(SpectrumTable t, RunSamples s, ShiftWindow w, Scratch work,
                            const double *matrix, double *out) {
     const int n = w.reach + 2, n_lanes = w.n_lanes;
-    const long n_part = (long)n * n * n_lanes;
-    double power = 0.0;
-    memset(work.parts, 0, 8 * n_part * sizeof(float));
-    for (int first = 0, stop; first < s.n_rows; first = stop) {
-        const int *rows = s.rows + 5 * first;
-        for (stop = first; stop < s.n_rows && s.rows[5 * stop] == rows[0]; stop++) {
-            const int *row = s.rows + 5 * stop;
-            power += row_products(&t, &s, row, matrix, work.re, work.im);
-            sum_over_x(work.re + row[4], work.im + row[4], row[3], w.cosines + row[2] * n_lanes,
-                       w.sines + row[2] * n_lanes, n_lanes, work.plane + 4 * (stop - first) * n_lanes);
-        }
-        for (int shift_y = 0; shift_y < n; shift_y++) {
-            sum_over_y(work.plane, rows, stop - first, shift_y, &w, work.after_y);
-            add_plane(work.after_y, rows[0], shift_y, &w, work.parts);
-        }
+    const float *re = work.re, *im = work.im;
+    out[4] = products(&t, &s, matrix, work.re, work.im);
+    memset(work.after_x, 0, (size_t)s.n_rows * 4 * n_lanes * sizeof(float));
+    for (int r = 0; r < s.n_runs; r++) {
+        const int *run = s.runs + 3 * r;
+        const long at = (long)(run[0] + s.radius) * n_lanes;
+        sum_over_x(re, im, run[1], w.cosines + at, w.sines + at, n_lanes,
+                   work.after_x + (long)run[2] * 4 * n_lanes);
+        re += run[1];
+        im += run[1];
     }
-    parts_to_octants(work.parts, n_part);
+    int plane = 0;
+    for (int first = 0, stop; first < s.n_rows; first = stop, plane++) {
+        const int kz = s.rows[2 * first];
+        for (stop = first; stop < s.n_rows && s.rows[2 * stop] == kz; stop++) continue;
+        for (int y = 0; y < n; y++)
+            sum_over_y(work.after_x + (long)first * 4 * n_lanes, s.rows + 2 * first, stop - first, y,
+                       &w, s.radius, work.after_y + ((long)plane * n + y) * 8 * n_lanes);
+        const long at = (long)(kz + s.radius) * n_lanes;
+        memcpy(work.phase + (long)plane * n_lanes, w.cosines + at, n_lanes * sizeof(float));
+        memcpy(work.phase + (long)(s.n_planes + plane) * n_lanes, w.sines + at,
+               n_lanes * sizeof(float));
+    }
+    sum_over_z(work.after_y, work.phase, s.n_planes, &w, work.parts);
+    parts_to_octants(work.parts, (long)n * n * n_lanes);
     best_shift(work.parts, &w, out);
-    out[3] = cross_at(&s, work.re, work.im, w.n_box, out, work.ramp);
-    out[4] = power;
+    out[3] = cross_at(&s, work.re, work.im, w.n_box, out, work.ramp, work.row_ramp);
 }
 
 #endif

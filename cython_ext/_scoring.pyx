@@ -7,12 +7,15 @@ cdef extern from "_scoring.h":
     enum: LANES
     ctypedef struct SpectrumTable:
         pass
-    ctypedef struct RowSamples:
-        int n_rows, n_padded, radius
-        const int* rows
+    ctypedef struct RunSamples:
+        long n_samples
+        int n_runs, n_rows, n_planes, radius
+        const float* axes[3]
         const float* weight
         const float* re
         const float* im
+        const int* runs
+        const int* rows
     ctypedef struct ShiftWindow:
         int n_box, reach, n_lanes
         double step, max_shift
@@ -21,17 +24,19 @@ cdef extern from "_scoring.h":
     ctypedef struct Scratch:
         float* re
         float* im
-        float* plane
+        float* after_x
         float* after_y
         float* parts
+        float* phase
         float* ramp
+        float* row_ramp
     SpectrumTable spectrum_table(const float* samples, int limit) nogil
     int gather_points(SpectrumTable t, const float** points, long n_points, const double* matrix,
                       float* out) nogil
-    void score_rotation(SpectrumTable t, RowSamples s, ShiftWindow w, Scratch work,
+    void score_rotation(SpectrumTable t, RunSamples s, ShiftWindow w, Scratch work,
                         const double* matrix, double* out) nogil
 
-ROW_PADDING = LANES  # rows of samples are padded to a multiple of this
+SHIFT_LANES = LANES  # tables over shifts hold a multiple of this many
 
 
 def gather(
@@ -61,13 +66,14 @@ def gather(
 
 def score_rotations(
     const float complex[:, :, ::1] table not None,  # IN  (2K + 1, 2K + 1, K + 1) the average's spectrum
-    const int[:, ::1] rows not None,                # IN  (R, 5) kz, ky, first kx, samples, offset
-    const float[::1] weight not None,               # IN  (P,) wedge times multiplicity, 0 in the padding
-    const float[::1] weighted_re not None,          # IN  (P,) weight times the particle, real part
-    const float[::1] weighted_im not None,          # IN  (P,) and imaginary part
-    const double[:, :, ::1] matrix not None,        # IN  (M, 3, 3) from the particle's k to the table's
-    const float[:, ::1] cosines not None,           # IN  (radius + 1 + LANES, L) cos(2 pi k s step / n)
-    const float[:, ::1] sines not None,             # IN  the same of the sine; s = 0..L - 1
+    const float[:, ::1] axes not None,              # IN  (3, J) kx, ky, kz of the samples, run after run
+    const float[::1] weight not None,               # IN  (J,) wedge times multiplicity
+    const float[:, ::1] weighted not None,          # IN  (2, J) real and imaginary part of weight times X
+    const int[:, ::1] runs not None,                # IN  (S, 3) first kx, number of samples, row
+    const int[:, ::1] rows not None,                # IN  (R, 2) kz, ky, ascending
+    const double[:, :, ::1] matrix not None,        # IN  (M, 3, 3) from a sample's k to the table's
+    const float[:, ::1] cosines not None,           # IN  (2 radius + 1, L) cos(2 pi k s step / n)
+    const float[:, ::1] sines not None,             # IN  and sin; k = -radius..radius, s = 0..L - 1
     int n_box,                                      # IN  n
     int reach,                                      # IN  shifts of up to `reach` steps along an axis
     double step,                                    # IN  voxels
@@ -75,45 +81,60 @@ def score_rotations(
     double[:, ::1] out not None,                    # OUT (M, 5) shift x, y, z, cross and power there
 ):
     """Best shift of each rotation and its sums of Eq. 1. Oracle: tests/oracles.py::score_rotation."""
-    cdef Py_ssize_t m, n_rotations = matrix.shape[0]
-    cdef RowSamples s
+    cdef Py_ssize_t m, r, n_rotations = matrix.shape[0]
+    cdef RunSamples s
     cdef ShiftWindow w
     cdef Scratch work
-    cdef float* memory
-    cdef size_t n_part, n_floats
     _check_table(table.shape[0], table.shape[1], table.shape[2])
-    if not (weight.shape[0] == weighted_re.shape[0] == weighted_im.shape[0]):
-        raise ValueError(f"{weight.shape[0]} weights, {weighted_re.shape[0]} real and "
-                         f"{weighted_im.shape[0]} imaginary parts")
-    if rows.shape[1] != 5 or matrix.shape[1] != 3 or matrix.shape[2] != 3:
-        raise ValueError("rows must be (R, 5) and matrices (M, 3, 3)")
+    if not (axes.shape[1] == weight.shape[0] == weighted.shape[1]):
+        raise ValueError(f"{axes.shape[1]} frequencies, {weight.shape[0]} weights and "
+                         f"{weighted.shape[1]} values")
+    if (axes.shape[0], weighted.shape[0], runs.shape[1], rows.shape[1]) != (3, 2, 3, 2):
+        raise ValueError("axes must be (3, J), weighted (2, J), runs (S, 3) and rows (R, 2)")
+    if matrix.shape[1] != 3 or matrix.shape[2] != 3:
+        raise ValueError("matrices must be (M, 3, 3)")
     if out.shape[0] != n_rotations or out.shape[1] != 5:
         raise ValueError(f"{n_rotations} rotations but out has shape ({out.shape[0]}, {out.shape[1]})")
     if (cosines.shape[0], cosines.shape[1]) != (sines.shape[0], sines.shape[1]):
         raise ValueError("tables of cosines and sines differ in shape")
     if reach < 0 or cosines.shape[1] < reach + 2 or cosines.shape[1] % LANES:
         raise ValueError(f"shifts up to {reach} steps do not fit {cosines.shape[1]} lanes")
-    s.radius = <int>(cosines.shape[0] - 1 - LANES)
-    _check_rows(rows, weight.shape[0], s.radius, table.shape[2] - 1, matrix)
-    if n_rotations == 0 or rows.shape[0] == 0:
+    s.n_samples, s.n_runs, s.n_rows = weight.shape[0], <int>runs.shape[0], <int>rows.shape[0]
+    s.radius = <int>(cosines.shape[0] // 2)
+    _check_runs(axes, runs, rows, s.radius)
+    _check_reach(axes, matrix, table.shape[2] - 1)
+    if n_rotations == 0 or s.n_samples == 0:
         out[:, :] = 0
         return
-    s.n_rows, s.n_padded, s.rows = <int>rows.shape[0], <int>weight.shape[0], &rows[0, 0]
-    s.weight, s.re, s.im = &weight[0], &weighted_re[0], &weighted_im[0]
+    s.n_planes = 1
+    for r in range(1, rows.shape[0]):
+        s.n_planes += rows[r, 0] != rows[r - 1, 0]
+    for r in range(3):
+        s.axes[r] = &axes[r, 0]
+    s.weight, s.re, s.im = &weight[0], &weighted[0, 0], &weighted[1, 0]
+    s.runs, s.rows = &runs[0, 0], &rows[0, 0]
     w.n_box, w.reach, w.n_lanes, w.step, w.max_shift = n_box, reach, <int>cosines.shape[1], step, max_shift
     w.cosines, w.sines = &cosines[0, 0], &sines[0, 0]
-    n_part = <size_t>8 * (reach + 2) * (reach + 2) * w.n_lanes
-    n_floats = (2 * <size_t>s.n_padded + (4 * (2 * s.radius + 1) + 8) * <size_t>w.n_lanes
-                + n_part + 2 * (s.radius + 1 + LANES))
-    memory = <float*>malloc(n_floats * sizeof(float))
+    cdef size_t n = reach + 2, n_lanes = w.n_lanes
+    cdef size_t sizes[8]
+    sizes[:] = [
+        s.n_samples + LANES, s.n_samples + LANES, 4 * s.n_rows * n_lanes, s.n_planes * n * 8 * n_lanes,
+        8 * n * n * n_lanes, 2 * s.n_planes * n_lanes, 2 * (s.radius + 1 + LANES), 2 * s.n_rows,
+    ]
+    cdef size_t n_floats = 0
+    for r in range(8):
+        n_floats += sizes[r]
+    cdef float* memory = <float*>malloc(n_floats * sizeof(float))
     if memory == NULL:
         raise MemoryError(f"{n_floats * sizeof(float)} bytes to score a particle")
     work.re = memory
-    work.im = work.re + s.n_padded
-    work.plane = work.im + s.n_padded
-    work.after_y = work.plane + 4 * (2 * s.radius + 1) * w.n_lanes
-    work.parts = work.after_y + 8 * w.n_lanes
-    work.ramp = work.parts + n_part
+    work.im = work.re + sizes[0]
+    work.after_x = work.im + sizes[1]
+    work.after_y = work.after_x + sizes[2]
+    work.parts = work.after_y + sizes[3]
+    work.phase = work.parts + sizes[4]
+    work.ramp = work.phase + sizes[5]
+    work.row_ramp = work.ramp + sizes[6]
     cdef SpectrumTable t = spectrum_table(<const float*>&table[0, 0, 0], <int>(table.shape[2] - 1))
     with nogil:
         for m in range(n_rotations):
@@ -126,25 +147,32 @@ cdef _check_table(Py_ssize_t n_z, Py_ssize_t n_y, Py_ssize_t n_x):
         raise ValueError(f"shape ({n_z}, {n_y}, {n_x}) is not a table (2K + 1, 2K + 1, K + 1)")
 
 
-cdef _check_rows(const int[:, ::1] rows, Py_ssize_t n_padded, int radius, Py_ssize_t limit,
-                 const double[:, :, ::1] matrix):
-    """Every row lies in its arrays and, turned, in the table."""
-    cdef Py_ssize_t r, m, a
-    cdef long last_x, farthest = 0, used
-    cdef double scale_sq, largest = 0.0
+cdef _check_runs(const float[:, ::1] axes, const int[:, ::1] runs, const int[:, ::1] rows, int radius):
+    """Rows ascend, and runs cover the samples and belong to rows."""
+    cdef Py_ssize_t r, n_samples = 0
     for r in range(rows.shape[0]):
-        last_x = rows[r, 2] + rows[r, 3] - 1
-        used = (rows[r, 3] + LANES - 1) // LANES * LANES
-        if (rows[r, 2] < 0 or rows[r, 3] < 1 or rows[r, 4] < 0 or rows[r, 4] + used > n_padded
-                or abs(rows[r, 0]) > radius or abs(rows[r, 1]) > radius or last_x > radius):
-            raise ValueError(f"row {r} does not fit {n_padded} samples within radius {radius}")
-        if r > 0 and rows[r, 0] == rows[r - 1, 0] and rows[r, 1] <= rows[r - 1, 1]:
-            raise ValueError(f"row {r}: ky does not ascend within its plane")
-        farthest = max(farthest, rows[r, 0] * rows[r, 0] + rows[r, 1] * rows[r, 1] + last_x * last_x)
+        if abs(rows[r, 0]) > radius or abs(rows[r, 1]) > radius:
+            raise ValueError(f"row {r} lies beyond the radius of {radius}")
+        if r > 0 and (rows[r, 0], rows[r, 1]) <= (rows[r - 1, 0], rows[r - 1, 1]):
+            raise ValueError(f"row {r} is not above the row before it")
+    for r in range(runs.shape[0]):
+        if (runs[r, 0] < 0 or runs[r, 1] < 1 or runs[r, 0] + runs[r, 1] > radius + 1
+                or not 0 <= runs[r, 2] < rows.shape[0]):
+            raise ValueError(f"run {r} lies beyond the radius of {radius} or in no row")
+        n_samples += runs[r, 1]
+    if n_samples != axes.shape[1]:
+        raise ValueError(f"the runs hold {n_samples} samples, the arrays {axes.shape[1]}")
+
+
+cdef _check_reach(const float[:, ::1] axes, const double[:, :, ::1] matrix, Py_ssize_t limit):
+    """Every sample, turned, lies in the table."""
+    cdef Py_ssize_t j, m
+    cdef double farthest = 0.0, largest = 0.0, squared
+    for j in range(axes.shape[1]):
+        squared = axes[0, j] * axes[0, j] + axes[1, j] * axes[1, j] + axes[2, j] * axes[2, j]
+        farthest = max(farthest, squared)
     for m in range(matrix.shape[0]):
-        for a in range(3):
-            scale_sq = (matrix[m, a, 0] * matrix[m, a, 0] + matrix[m, a, 1] * matrix[m, a, 1]
-                        + matrix[m, a, 2] * matrix[m, a, 2])
-            largest = max(largest, scale_sq)
+        squared = matrix[m, 0, 0] ** 2 + matrix[m, 0, 1] ** 2 + matrix[m, 0, 2] ** 2
+        largest = max(largest, squared)
     if not farthest * largest < limit * limit:
-        raise ValueError(f"turned rows leave the table, which ends at |k| = {limit}")
+        raise ValueError(f"turned samples leave the table, which ends at |k| = {limit}")

@@ -18,9 +18,9 @@ import numpy as np
 from scipion_faml.cython_ext import _interpolate, _peaks, _residual, _scoring
 from scipion_faml.fourier import (
     OVERSAMPLING,
-    SampleRows,
+    SampleRuns,
     SampleSet,
-    sample_rows,
+    sample_runs,
     spectrum,
     turnable_spectrum,
     volume_from_spectrum,
@@ -74,7 +74,7 @@ class PreparedWedge:
     plan: ShellPlan
     weight: FloatArray  # (n, n, n // 2 + 1) float32 in [0, 1]: 1 measured, 0 missing
     sample_weight: FloatArray  # (J,) float32, weight times Hermitian multiplicity
-    rows: SampleRows  # the samples with a weight
+    runs: SampleRuns  # the samples with a weight
 
     @cached_property
     def turnable(self) -> ComplexArray:
@@ -94,6 +94,11 @@ class PreparedWedge:
         """1 where something was measured, 0 elsewhere, at the plan's points."""
         support = (self.weight > 0).astype(np.float32)
         return gather_weight(support, self.plan.points_xyz)
+
+    @cached_property
+    def run_weight(self) -> FloatArray:
+        """`sample_weight` in the order of the runs, (P,) float32."""
+        return self.sample_weight[self.runs.index]
 
     @cached_property
     def n_observed(self) -> float:
@@ -119,8 +124,8 @@ def prepare_wedge(weight: FloatArray, samples: SampleSet, plan: ShellPlan) -> Pr
     sample_weight = np.asarray(samples.take(weight) * samples.multiplicity, dtype=np.float32)
     if not sample_weight.any():
         raise ValueError("the wedge leaves no Fourier sample measured")
-    rows = sample_rows(samples, sample_weight, _scoring.ROW_PADDING)
-    return PreparedWedge(samples, plan, weight, sample_weight, rows)
+    runs = sample_runs(samples, sample_weight)
+    return PreparedWedge(samples, plan, weight, sample_weight, runs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,11 +154,10 @@ class Observation:
         return float(np.dot(squared.astype(np.float64), self.sample_weight))
 
     @cached_property
-    def weighted_rows(self) -> tuple[FloatArray, FloatArray]:
-        """Real and imaginary part of w X times multiplicity in the wedge's rows, (P,) float32."""
-        rows = self.wedge.rows
-        weighted = self.values[rows.sample_index] * rows.weight
-        return np.ascontiguousarray(weighted.real), np.ascontiguousarray(weighted.imag)
+    def weighted_runs(self) -> FloatArray:
+        """Real and imaginary part of w X times multiplicity in the wedge's runs, (2, P) float32."""
+        weighted = self.values[self.wedge.runs.index] * self.wedge.run_weight
+        return np.ascontiguousarray(weighted.view(np.float32).reshape(-1, 2).T)
 
     @cached_property
     def magnitude_coefficients(self) -> Coefficients:
@@ -329,9 +333,8 @@ def _shift_tables(samples: SampleSet, max_shift: float) -> tuple[int, FloatArray
     """Steps that reach `max_shift` voxels, and cos and sin (2 pi k s / n_shift) for `_scoring`."""
     n_shift = samples.n_shift
     reach = min(int(max_shift * n_shift / samples.n), n_shift // 2 - 1)
-    padding = _scoring.ROW_PADDING
-    k = np.arange(int(samples.radius) + 1 + padding)
-    s = np.arange(-(-(reach + 2) // padding) * padding)
+    k = np.arange(-int(samples.radius), int(samples.radius) + 1)
+    s = np.arange(-(-(reach + 2) // _scoring.SHIFT_LANES) * _scoring.SHIFT_LANES)
     phase = 2 * np.pi / n_shift * np.outer(k, s)
     return reach, np.cos(phase).astype(np.float32), np.sin(phase).astype(np.float32)
 
@@ -365,15 +368,15 @@ def score_rotations(
     centre, and a parabola along each axis finds the maximum in between; the score is that of the
     shift found. With a low-pass the grid is as coarse as the samples allow.
     """
-    samples, rows = observation.samples, observation.wedge.rows
+    samples, wedge = observation.samples, observation.wedge
     reach, cosines, sines = _shift_tables(samples, max_shift)
     euler_zyz = np.reshape(euler_zyz, (-1, 3))
     inverse = np.swapaxes(euler_to_matrix(euler_zyz), 1, 2)
     found = np.empty((len(euler_zyz), 5))
     _scoring.score_rotations(
-        reference.turnable, rows.rows, rows.weight, *observation.weighted_rows,
-        np.ascontiguousarray(OVERSAMPLING * inverse), cosines, sines, samples.n, reach,
-        samples.n / samples.n_shift, max_shift, found,
+        reference.turnable, wedge.runs.axes, wedge.run_weight, observation.weighted_runs,
+        wedge.runs.runs, wedge.runs.rows, np.ascontiguousarray(OVERSAMPLING * inverse),
+        cosines, sines, samples.n, reach, samples.n / samples.n_shift, max_shift, found,
     )
     cross, power = np.ascontiguousarray(found[:, 3:].T)
     return Candidates(

@@ -158,42 +158,37 @@ def sample_set(n: int, radius: float | None = None) -> SampleSet:
 
 
 @dataclass(frozen=True, eq=False)
-class SampleRows:
-    """Samples with a positive weight in rows of kx, each padded with weight 0 (for `_scoring`)."""
+class SampleRuns:
+    """The samples that have a weight, in runs of consecutive kx, tile after tile (for `_scoring`).
 
-    rows: IntArray  # (R, 5) int32: kz, ky, first kx, number of samples, offset; ascending
-    sample_index: IntArray  # (P,) into the J samples; 0 in the padding
-    weight: FloatArray  # (P,) float32
-
-
-def sample_rows(samples: SampleSet, weight: FloatArray, padding: int) -> SampleRows:
-    """Return rows that hold every sample of positive `weight` (J,), each from its first to its last.
-
-    Rows are padded to a multiple of `padding` samples.
+    A tile of neighbours, turned, touches one small part of a spectrum, which the cache then holds.
     """
-    kx, ky, kz = samples.axes.astype(np.int64)
-    side = 2 * int(samples.radius) + 1
-    key = (kz + side // 2) * side + ky + side // 2
-    first = np.full(side * side, side)
-    last = np.full(side * side, -1)
-    measured = weight > 0
-    np.minimum.at(first, key[measured], kx[measured])
-    np.maximum.at(last, key[measured], kx[measured])
-    used = np.flatnonzero(last >= 0)
-    count = last[used] - first[used] + 1
-    padded = -(-count // padding) * padding
-    offset = np.zeros(side * side, dtype=np.int64)
-    offset[used] = np.cumsum(padded) - padded
-    columns = (used // side - side // 2, used % side - side // 2, first[used], count, offset[used])
-    inside = np.flatnonzero((kx >= first[key]) & (kx <= last[key]))
-    position = offset[key[inside]] + kx[inside] - first[key[inside]]
-    sample_index = np.zeros(int(padded.sum()), dtype=np.intp)
-    sample_index[position] = inside
-    padded_weight = np.zeros(len(sample_index), dtype=np.float32)
-    padded_weight[position] = weight[inside]
-    return SampleRows(
-        np.ascontiguousarray(np.stack(columns, axis=1), dtype=np.int32), sample_index, padded_weight
-    )
+
+    index: IntArray  # (P,) into the J samples
+    axes: FloatArray  # (3, P) float32: kx, ky, kz
+    runs: IntArray  # (S, 3) int32: first kx, number of samples, row
+    rows: IntArray  # (R, 2) int32: kz, ky, ascending
+
+
+TILE_ZYX = (8, 8, 16)
+
+
+def sample_runs(samples: SampleSet, weight: FloatArray) -> SampleRuns:
+    """Return the samples of positive `weight` (J,) in runs."""
+    kept = np.flatnonzero(weight > 0)
+    kx, ky, kz = samples.axes[:, kept].astype(np.int64)
+    tiles = [k // size for k, size in zip((kz, ky, kx), TILE_ZYX, strict=True)]
+    order = np.lexsort((kx, ky, kz, *tiles[::-1]))
+    kx, ky, kz = kx[order], ky[order], kz[order]
+    starts = np.ones(len(order), dtype=bool)
+    starts[1:] = (np.diff(kx) != 1) | (np.diff(ky) != 0) | (np.diff(kz) != 0)
+    starts[1:] |= kx[1:] % TILE_ZYX[2] == 0
+    first = np.flatnonzero(starts)
+    length = np.diff(np.append(first, len(order)))
+    rows, row = np.unique(np.stack([kz[first], ky[first]], axis=1), axis=0, return_inverse=True)
+    runs = np.stack([kx[first], length, row.ravel()], axis=1)
+    axes = np.ascontiguousarray(samples.axes[:, kept[order]])
+    return SampleRuns(kept[order], axes, runs.astype(np.int32), rows.astype(np.int32))
 
 
 @lru_cache(maxsize=4)
