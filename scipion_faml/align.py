@@ -285,39 +285,61 @@ def best_rotations(score: FloatArray, plan: ShellPlan, n_best: int) -> FloatArra
     Maxima are refined within their cell by a parabola along each axis; of two closer than a grid
     step the higher is kept (the grid crowds at the poles of beta).
     """
+    extended = _beyond_poles(score)
     marked = np.empty(score.shape, dtype=np.uint8)
-    _peaks.periodic_local_maxima(score, marked)
-    marked[:, :, plan.n_angles // 2 + 1 :] = 0  # the other half repeats every rotation
-    position = np.argwhere(marked)
-    height = score[marked.astype(bool)]
-    order = np.argsort(-height, kind="stable")[: 6 * n_best]
-    euler_zyz = grid_euler_zyz(_parabolic(score, position[order]), plan)
+    _peaks.local_maxima(extended, marked)
+    flat = np.flatnonzero(marked.reshape(-1).view(bool))
+    order = np.argsort(-score.reshape(-1)[flat], kind="stable")[: 6 * n_best]
+    position = np.stack(np.unravel_index(flat[order], score.shape), axis=1)
+    euler_zyz = grid_euler_zyz(_parabolic(extended, position), plan)
     return euler_zyz[_separated(euler_to_matrix(euler_zyz), 360.0 / plan.n_angles, n_best)]
 
 
-def _parabolic(score: FloatArray, position: IntArray) -> FloatArray:
-    """Positions (M, 3) moved to the top of the parabola through three samples along each axis."""
+def _beyond_poles(score: FloatArray) -> FloatArray:
+    """A score on the SO(3) grid with one more sample of beta before 0 and after pi.
+
+    (alpha, -beta, gamma) is the rotation (alpha + pi, beta, gamma + pi), and so at pi.
+    """
+    n_angles, _, n_beta = score.shape
+    extended = np.empty((n_angles, n_angles, n_beta + 2), dtype=np.float32)
+    extended[:, :, 1:-1] = score
+    for end, inner in ((0, 1), (-1, -2)):
+        extended[:, :, end] = np.roll(score[:, :, inner], (n_angles // 2,) * 2, axis=(0, 1))
+    return extended
+
+
+def _parabolic(extended: FloatArray, position: IntArray) -> FloatArray:
+    """Grid positions (M, 3) moved to the top of the parabola through three samples on each axis."""
     refined = position.astype(float)
-    here = score[tuple(position.T)].astype(float)
-    for axis in range(3):
-        step = np.zeros(3, dtype=np.intp)
-        step[axis] = 1
-        below = score[tuple(((position - step) % score.shape).T)].astype(float)
-        above = score[tuple(((position + step) % score.shape).T)].astype(float)
+    alpha, gamma, beta = position[:, 0], position[:, 1], position[:, 2] + 1
+    n_angles = len(extended)
+    here = extended[alpha, gamma, beta].astype(float)
+    neighbours = (
+        (extended[alpha - 1, gamma, beta], extended[(alpha + 1) % n_angles, gamma, beta]),
+        (extended[alpha, gamma - 1, beta], extended[alpha, (gamma + 1) % n_angles, beta]),
+        (extended[alpha, gamma, beta - 1], extended[alpha, gamma, beta + 1]),
+    )
+    for axis, (below, above) in enumerate(neighbours):
         curvature = below - 2.0 * here + above
-        offset = np.where(curvature < 0, 0.5 * (below - above) / np.minimum(curvature, -1e-30), 0.0)
+        slope = 0.5 * (below.astype(float) - above)
+        offset = np.where(curvature < 0, slope / np.minimum(curvature, -1e-30), 0.0)
         refined[:, axis] += np.clip(offset, -0.5, 0.5)
     return refined
 
 
 def _separated(rotation: FloatArray, min_angle_deg: float, n_best: int) -> IntArray:
     """Indices of up to n_best rotations, in order, each min_angle_deg or more from those before."""
+    flat = rotation.reshape(-1, 9)
+    # The trace of R1^T R2 is 1 + 2 cos(angle).
+    is_close = flat @ flat.T >= 1.0 + 2.0 * np.cos(np.deg2rad(min_angle_deg))
+    is_free = np.ones(len(flat), dtype=bool)
     kept: list[int] = []
-    for m in range(len(rotation)):
+    for m in range(len(flat)):
         if len(kept) == n_best:
             break
-        if not kept or rotation_angle_deg(rotation[kept], rotation[m]).min() > min_angle_deg:
+        if is_free[m]:
             kept.append(m)
+            is_free &= ~is_close[m]
     return np.array(kept, dtype=np.intp)
 
 

@@ -28,7 +28,7 @@ from scipion_faml.geometry import RigidTransforms
 from scipion_faml.model import FamlConfig, ModelState
 from scipion_faml.types import ComplexArray, FloatArray
 from scipion_faml.volume import inscribed_sphere
-from scipion_faml.voronoi import voronoi_weights
+from scipion_faml.voronoi import pose_points, voronoi_weights
 
 SMALLEST_PRIOR = 1e-12  # keeps log(alpha) finite for a class that lost all particles
 SMALLEST_COVERAGE = 0.05  # of the class's weight
@@ -129,6 +129,7 @@ def propose(
 ) -> Candidates:
     """Return the candidates of all classes with their Voronoi weights (Algorithm 1, lines 5-6)."""
     max_shift = config.max_shift_of(observation.samples.n)
+    points = pose_points(config.n_voronoi_points, config.seed)
     parts = []
     for k, reference in enumerate(references):
         if config.search == "exhaustive":
@@ -137,10 +138,7 @@ def propose(
             )
         else:
             found = find_candidates(observation, reference, k, config.max_candidates, max_shift)
-        rng = np.random.default_rng([config.seed, iteration, observation.index, k])
-        weight = voronoi_weights(
-            found.transforms, rng, config.n_voronoi_points, config.translation_weight
-        )
+        weight = voronoi_weights(found.transforms, points, config.translation_weight)
         parts.append(replace(found, voronoi_weight=weight).select(weight > 0))
     return Candidates.concatenate(parts)
 

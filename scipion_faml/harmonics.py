@@ -8,8 +8,9 @@ turned q,
          = sum_l sum_{m m'} I^l_{m m'} exp(i m a) d^l_{m m'}(b) exp(i m' g),
     I^l_{m m'} = sum_r r^2 p_lm(r) conj(q_lm'(r)),
 
-becomes one 3-D Fourier series once d^l(b) is written with d^l(pi/2) (Risbo 1996; Kovacs and
-Wriggers 2002): d^l_{m m'}(b) = i^(m - m') sum_h d^l_{h m}(pi/2) d^l_{h m'}(pi/2) exp(-i h b).
+is a Fourier series in alpha and gamma for every beta; d^l(b) itself comes from d^l(pi/2) (Risbo
+1996; Kovacs and Wriggers 2002): d^l_{m m'}(b) = i^(m - m') sum_h d^l_{h m} d^l_{h m'} exp(-i h b).
+C is real, so the orders m >= 0 hold it all.
 
 Functions here are even, f(-u) = f(u), as Fourier magnitudes, powers and wedges of real volumes are:
 only even l exist and half a sphere of samples is enough.
@@ -43,6 +44,35 @@ def wigner_d_half_pi(degree: int) -> FloatArray:
     return np.ascontiguousarray(rotated.real)
 
 
+def _wigner_d_even(degree: int, beta: FloatArray) -> FloatArray:
+    """d^l_{m m'}(beta) of an even l, (l + 1 [m >= 0], 2l + 1 [m' from -l], T) float64."""
+    half = wigner_d_half_pi(degree)[degree:]  # rows h = 0..l
+    # Mates: d^l_{-h m} = (-1)^(l + m) d^l_{h m}, so h and -h join to a cosine or a sine.
+    pairs = (half[:, degree:, None] * half[:, None, :]).reshape(degree + 1, -1)
+    pairs[1:] *= 2.0
+    angle = np.arange(degree + 1)[:, None] * beta
+    shape = (degree + 1, 2 * degree + 1, len(beta))
+    even = (pairs.T @ np.cos(angle)).reshape(shape)
+    odd = (pairs.T @ np.sin(angle)).reshape(shape)
+    turn = (np.arange(degree + 1)[:, None] - np.arange(-degree, degree + 1)) % 4
+    # i^(m - m') times a cosine, or times -i and a sine.
+    return np.select(
+        [(turn == k)[..., None] for k in range(4)], [even, odd, -even, -odd]
+    )
+
+
+def _wigner_table(bandwidth: int, degrees: IntArray) -> FloatArray:
+    """d^l_{m m'} at beta = 0, pi / B .. pi in the order that `_so3.sum_degrees` reads, float32."""
+    beta = np.pi * np.arange(bandwidth + 1) / bandwidth
+    table = np.zeros((bandwidth, 2 * bandwidth - 1, len(degrees), bandwidth + 1), dtype=np.float32)
+    is_used = np.zeros(table.shape[:3], dtype=bool)
+    for i, l in enumerate(degrees):
+        orders = slice(bandwidth - 1 - l, bandwidth + l)
+        table[: l + 1, orders, i] = _wigner_d_even(int(l), beta)
+        is_used[: l + 1, orders, i] = True
+    return table[is_used].ravel()
+
+
 def legendre_table(bandwidth: int, cosines: FloatArray) -> FloatArray:
     """Return Y_lm(theta, 0) for 0 <= m <= l < bandwidth, (l, m, cosine) float64, 0 where m > l."""
     sines = np.sqrt(1.0 - cosines**2)
@@ -68,8 +98,8 @@ class ShellPlan:
     bandwidth: int
     n_shells: int
     points_xyz: FloatArray  # (n_shells * T * P, 3) float32: upper hemisphere, T rings of P points
-    legendre: FloatArray  # (l / 2, m, T) float32 for even l, times quadrature weights
-    wigner: FloatArray  # flat float32, d^l_{h m}(pi/2) for even l: (2l + 1 [m], l + 1 [h]) each
+    legendre: FloatArray  # (m, l / 2, T) float32 for even l, times quadrature weights
+    wigner: FloatArray  # flat float32, d^l_{m m'}(beta) for even l, as `_so3.sum_degrees` reads it
     degrees: IntArray  # the even l < bandwidth
 
     @cached_property
@@ -88,7 +118,7 @@ class ShellPlan:
 
     @property
     def n_angles(self) -> int:
-        """Samples of each Euler angle over 2 pi on the correlation's grid."""
+        """Samples of alpha and gamma over 2 pi on the correlation's grid; beta has the same step."""
         return 2 * self.bandwidth
 
 
@@ -118,13 +148,12 @@ def shell_plan(bandwidth: int, n_shells: int) -> ShellPlan:
     # 2: the lower hemisphere holds the same values. 2 pi / P: the trapezoidal rule on a ring.
     quadrature = 2.0 * weights * 2.0 * np.pi / n_points
     legendre = legendre_table(bandwidth, cosines)[degrees] * quadrature
-    wigner = [wigner_d_half_pi(int(l))[l:, :].T.ravel() for l in degrees]
     return ShellPlan(
         bandwidth,
         n_shells,
         np.ascontiguousarray(points, dtype=np.float32),
-        np.ascontiguousarray(legendre, dtype=np.float32),
-        np.concatenate(wigner).astype(np.float32),
+        np.ascontiguousarray(legendre.transpose(1, 0, 2), dtype=np.float32),
+        _wigner_table(bandwidth, degrees),
         degrees.astype(np.int_),
     )
 
@@ -146,10 +175,9 @@ def harmonic_coefficients(values: FloatArray, plan: ShellPlan) -> Coefficients:
     """
     rings = values.reshape(plan.n_shells, plan.n_rings, plan.n_points)
     orders = fft.rfft(rings, axis=-1)[:, :, : plan.bandwidth]  # (S, T, m >= 0)
-    # (m, l, T) @ (m, T, S): a small matrix product for every order.
-    by_order = np.matmul(
-        plan.legendre.transpose(1, 0, 2).astype(np.complex64), orders.transpose(2, 1, 0)
-    )
+    # (m, l, T) @ (m, T, re and im of S): a small real matrix product for every order.
+    by_ring = np.ascontiguousarray(orders.transpose(2, 1, 0))
+    by_order = np.matmul(plan.legendre, by_ring.view(np.float32)).view(np.complex64)
     coefficients = []
     for row, degree in enumerate(plan.degrees):
         positive = by_order[: degree + 1, row].T  # (S, m = 0..l)
@@ -166,24 +194,20 @@ def rotational_correlation(p: Coefficients, q: Coefficients, plan: ShellPlan) ->
 
     Returns
     -------
-    (N, N, N) float32, N = 2 bandwidth
-        Axes alpha, gamma, beta in steps of 2 pi / N. Beta runs over 2 pi, so every rotation
-        occurs twice: (alpha, beta, gamma) and (alpha + pi, 2 pi - beta, gamma + pi).
+    (N, N, B + 1) float32, N = 2 bandwidth = 2 B
+        Axes alpha, gamma, beta in steps of 2 pi / N: alpha and gamma over 2 pi, beta from 0 to pi.
     """
-    radius = np.arange(1, plan.n_shells + 1, dtype=np.float32)[:, None] ** 2
-    blocks = [(a * radius).T @ b.conj() for a, b in zip(p, q, strict=True)]
-    product = np.concatenate([block.ravel() for block in blocks])
+    radius_sq = np.arange(1, plan.n_shells + 1, dtype=np.float32)[:, None] ** 2
+    blocks = [
+        ((a[:, l:] * radius_sq).T @ b.conj()).ravel()
+        for l, a, b in zip(plan.degrees, p, q, strict=True)
+    ]
     b = plan.bandwidth
-    series = np.empty((2 * b - 1, 2 * b - 1, b), dtype=np.complex64)
-    _so3.assemble(product, plan.wigner, plan.degrees, b, series)
-    # i^(m - m') of the factorisation, and exp(-i h b) -> exp(+i h b) by the symmetry
-    # d^l_{-h m} = (-1)^(l + m) d^l_{h m} of the table: together i^(m' - m).
-    m = np.arange(-(b - 1), b)
-    series *= (1j ** ((m[None, :] - m[:, None]) % 4)).astype(np.complex64)[:, :, None]
-    n = plan.n_angles
-    padded = np.zeros((n, n, n // 2 + 1), dtype=np.complex64)
-    padded[np.ix_(m % n, m % n, np.arange(b))] = series
-    correlation: FloatArray = fft.irfftn(padded, (n, n, n), norm="forward")
+    series = np.empty((b + 1, 2 * b, b + 1), dtype=np.complex64)
+    _so3.sum_degrees(np.concatenate(blocks), plan.wigner, plan.degrees, series)
+    correlation: FloatArray = fft.irfftn(
+        series, (2 * b, 2 * b), axes=(1, 0), norm="forward", overwrite_x=True
+    )
     return correlation
 
 
