@@ -133,16 +133,18 @@ FAML_CLONES
 static int gather_points(SpectrumTable t, const float *const points[3], long n_points,
                          const double *matrix, float *out) {
     Cells cells;
-    float re[CHUNK], im[CHUNK], m[9], farthest = 0.0f;
+    float re[CHUNK], im[CHUNK], m[9];
+    int is_inside = 1;
     for (int i = 0; i < 9; i++) m[i] = (float)matrix[i];
+    /* The matrix is a rotation times a scale: its first row gives the scale. */
+    const float scale_sq = m[0] * m[0] + m[1] * m[1] + m[2] * m[2];
+    const float limit_sq = (float)t.limit * (float)t.limit;
     for (long j = 0; j < n_points; j++) {
         float far = points[0][j] * points[0][j] + points[1][j] * points[1][j]
                     + points[2][j] * points[2][j];
-        farthest = far > farthest ? far : farthest;
+        is_inside &= far * scale_sq < limit_sq; /* false for NaN */
     }
-    /* The matrix is a rotation times a scale: its first row gives the scale. */
-    if (!(farthest * (m[0] * m[0] + m[1] * m[1] + m[2] * m[2]) < (float)t.limit * (float)t.limit))
-        return 0;
+    if (!is_inside) return 0;
     memset(im, 0, sizeof im);
     for (long start = 0; start < n_points; start += CHUNK) {
         int n = n_points - start < CHUNK ? (int)(n_points - start) : CHUNK;

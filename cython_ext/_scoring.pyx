@@ -167,12 +167,13 @@ cdef _check_runs(const float[:, ::1] axes, const int[:, ::1] runs, const int[:, 
 cdef _check_reach(const float[:, ::1] axes, const double[:, :, ::1] matrix, Py_ssize_t limit):
     """Every sample, turned, lies in the table."""
     cdef Py_ssize_t j, m
-    cdef double farthest = 0.0, largest = 0.0, squared
+    cdef double farthest = 0.0, squared
+    cdef bint is_inside = True
     for j in range(axes.shape[1]):
         squared = axes[0, j] * axes[0, j] + axes[1, j] * axes[1, j] + axes[2, j] * axes[2, j]
         farthest = max(farthest, squared)
     for m in range(matrix.shape[0]):
         squared = matrix[m, 0, 0] ** 2 + matrix[m, 0, 1] ** 2 + matrix[m, 0, 2] ** 2
-        largest = max(largest, squared)
-    if not farthest * largest < limit * limit:
+        is_inside = is_inside and farthest * squared < limit * limit  # False for NaN
+    if not is_inside:
         raise ValueError(f"turned samples leave the table, which ends at |k| = {limit}")

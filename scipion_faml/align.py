@@ -30,7 +30,6 @@ from scipion_faml.geometry import (
     covering_rotations,
     euler_to_matrix,
     matrix_to_euler,
-    rotation_angle_deg,
     rotation_from_vector,
 )
 from scipion_faml.harmonics import (
@@ -48,7 +47,7 @@ MAX_CACHED_DENOMINATORS = 32
 
 
 def gather(turnable: ComplexArray, axes: FloatArray, rotation: FloatArray) -> ComplexArray:
-    """Return a turnable spectrum at rotation @ frequency, (J,) complex64; axes: (3, J) kx, ky, kz."""
+    """Return a turnable spectrum at rotation @ frequency, (J,) complex64; axes (3, J) hold k."""
     values = np.empty(axes.shape[1], dtype=np.complex64)
     matrix = np.ascontiguousarray(OVERSAMPLING * rotation, dtype=np.float64)
     _scoring.gather(turnable, axes, matrix, values)

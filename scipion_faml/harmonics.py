@@ -118,7 +118,7 @@ class ShellPlan:
 
     @property
     def n_angles(self) -> int:
-        """Samples of alpha and gamma over 2 pi on the correlation's grid; beta has the same step."""
+        """Samples of alpha and gamma over 2 pi on the correlation's grid."""
         return 2 * self.bandwidth
 
 

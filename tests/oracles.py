@@ -39,30 +39,71 @@ def gather_real(half, frequency_xyz, matrix):
     return gather_complex(half.astype(complex), frequency_xyz, matrix).real
 
 
-def assemble(product, wigner, degrees, bandwidth):
-    """T(m, m', h) = sum_l I^l_{m m'} d^l_{h m} d^l_{h m'} for h >= 0, from the flat tables."""
-    out = np.zeros((2 * bandwidth - 1, 2 * bandwidth - 1, bandwidth), dtype=np.complex128)
-    i = d = 0
-    for l in degrees:
-        width = 2 * l + 1
-        block = product[i : i + width**2].reshape(width, width)
-        table = wigner[d : d + width * (l + 1)].reshape(width, l + 1)
-        i, d = i + width**2, d + width * (l + 1)
-        for m, mp, h in itertools.product(range(width), range(width), range(l + 1)):
-            c = bandwidth - 1 - l
-            out[c + m, c + mp, h] += block[m, mp] * table[m, h] * table[mp, h]
+def gather_table(table, points, matrix):
+    """Trilinear interpolation of a table (2K + 1, 2K + 1, K + 1), DC at (K, K, 0)."""
+    limit = table.shape[2] - 1
+    out = np.zeros(points.shape[1], dtype=np.complex128)
+    for j, point in enumerate(points.T):
+        k = matrix @ point.astype(float)
+        base = np.floor(k).astype(int)
+        for corner in itertools.product((0, 1), repeat=3):
+            weight = np.prod([w if c else 1 - w for c, w in zip(corner, k - base, strict=True)])
+            x, y, z = base + corner
+            if max(abs(x), abs(y), abs(z)) > limit:
+                continue
+            value = table[z + limit, y + limit, x] if x >= 0 else np.conj(
+                table[-z + limit, -y + limit, -x]
+            )
+            out[j] += weight * value
     return out
 
 
-def periodic_local_maxima(score):
-    """1 where no neighbour of 26 is higher; of equal neighbours the first in memory is kept."""
-    out = np.zeros(score.shape, dtype=np.uint8)
-    steps = list(itertools.product((-1, 0, 1), repeat=3))
-    for here in np.ndindex(score.shape):
-        neighbours = {tuple((np.array(here) + d) % score.shape) for d in steps} - {here}
-        out[here] = all(
-            score[there] < score[here] or (score[there] == score[here] and there > here)
-            for there in neighbours
+def score_rotation(table, axes, weight, weighted, matrix, n_box, n_shift, max_shift):
+    """Shift (x, y, z), cross and power of Eq. 1: a scan of a grid, then a parabola on each axis."""
+    model = gather_table(table, axes, matrix)
+    product = (weighted[0] + 1j * weighted[1]) * np.conj(model)
+    step = n_box / n_shift
+
+    def cross(shift_xyz):
+        return np.sum(product * np.exp(2j * np.pi / n_box * (shift_xyz @ axes))).real
+
+    reach = range(-int(max_shift / step), int(max_shift / step) + 1)
+    grid = [np.array(t) * step for t in itertools.product(reach, repeat=3)]
+    grid = [t for t in grid if t @ t <= max_shift**2]
+    best = max(grid, key=cross)
+    shift = best.copy()
+    for axis in range(3):
+        unit = np.zeros(3)
+        unit[axis] = step
+        below, here, above = (cross(best + s * unit) for s in (-1, 0, 1))
+        if below - 2 * here + above < 0:
+            offset = 0.5 * (below - above) / (below - 2 * here + above)
+            shift[axis] += step * np.clip(offset, -0.5, 0.5)
+    return [*shift, cross(shift), np.sum(weight * np.abs(model) ** 2)]
+
+
+def sum_degrees(product, wigner_d, degrees, bandwidth, n_beta):
+    """sum_l I^l_{m m'} d^l_{m m'}(beta_j); product and wigner_d: {l: (l + 1, 2l + 1, ...)}."""
+    out = np.zeros((bandwidth + 1, 2 * bandwidth, n_beta), dtype=np.complex128)
+    for l in degrees:
+        for m, mp in itertools.product(range(l + 1), range(-l, l + 1)):
+            out[m, mp] += product[l][m, mp + l] * wigner_d[l][m, mp + l]
+    return out
+
+
+def local_maxima(score):
+    """1 where no neighbour of 26 is higher, periodic along two axes; the third's ends are margin.
+
+    Of equal neighbours the first in memory is kept.
+    """
+    n_a, n_b, n_c = score.shape
+    out = np.zeros((n_a, n_b, n_c - 2), dtype=np.uint8)
+    steps = [d for d in itertools.product((-1, 0, 1), repeat=3) if any(d)]
+    for a, b, c in itertools.product(range(n_a), range(n_b), range(1, n_c - 1)):
+        near = [((a + i) % n_a, (b + j) % n_b, c + k) for i, j, k in steps]
+        out[a, b, c - 1] = all(
+            score[there] < score[a, b, c] or (score[there] == score[a, b, c] and there > (a, b, c))
+            for there in near
         )
     return out
 

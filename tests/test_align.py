@@ -4,7 +4,6 @@ from phantoms import blobs, particles
 
 from scipion_faml.align import (
     best_rotations,
-    best_shift,
     exhaustive_candidates,
     find_candidates,
     magnitude_scores,
@@ -12,6 +11,7 @@ from scipion_faml.align import (
     prepare_reference,
     prepare_wedge,
     score_pose,
+    score_rotations,
 )
 from scipion_faml.faml import Geometry
 from scipion_faml.fourier import frequencies, sample_set, spectrum
@@ -81,15 +81,21 @@ def test_the_score_is_equation_1_summed_over_every_sample():
     assert power == pytest.approx(np.sum(kept * np.abs(half_model) ** 2), rel=1e-4)
 
 
-def test_the_best_shift_is_the_maximum_over_a_dense_grid_of_shifts():
-    n = 12
-    samples, plan = sample_set(n), shell_plan(6, 5)
-    average = blobs(n, 3, width=0.12)
-    true_shift = np.array([1.3, -0.6, 0.2])
+def score_unturned(average, true_shift, max_shift, radius=None):
+    """A shifted average against itself, unturned: observation, turned average, candidate."""
+    n = average.shape[0]
+    samples, plan = sample_set(n, radius), shell_plan(6, 5)
     moved = move_volume(average, RigidTransforms([[0, 0, 0]], [true_shift]))
     observation = observe(moved, prepare_wedge(MissingWedge(-60, 60).mask(n), samples, plan))
-    model = prepare_reference(average, samples, plan).turned(np.eye(3))
-    found = best_shift(observation, model, 3.0)
+    reference = prepare_reference(average, samples, plan)
+    found = score_rotations(observation, reference, np.zeros((1, 3)), 0, max_shift)
+    return observation, reference.turned(np.eye(3)), found
+
+
+def test_the_best_shift_is_the_maximum_over_a_dense_grid_of_shifts():
+    true_shift = np.array([1.3, -0.6, 0.2])
+    observation, model, candidate = score_unturned(blobs(12, 3, width=0.12), true_shift, 3.0)
+    found = candidate.transforms.shift_xyz[0]
     axis = np.arange(-2.0, 2.01, 0.2)
     grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     dense = grid[np.argmax([score_pose(observation, model, t)[0] for t in grid])]
@@ -97,14 +103,25 @@ def test_the_best_shift_is_the_maximum_over_a_dense_grid_of_shifts():
     np.testing.assert_allclose(found, true_shift, atol=0.2)
 
 
+@pytest.mark.parametrize("n", [15, 16])
+def test_a_candidate_holds_cross_and_power_at_its_own_shift(n):
+    observation, model, candidate = score_unturned(blobs(n, 3), [0.4, 1.7, -0.9], 4.0)
+    cross, power = score_pose(observation, model, candidate.transforms.shift_xyz[0])
+    assert candidate.cross[0] == pytest.approx(cross, rel=1e-5)
+    assert candidate.model_power[0] == pytest.approx(power, rel=1e-5)
+    assert candidate.score[0] == pytest.approx(cross / np.sqrt(power), rel=1e-5)
+
+
+def test_a_low_pass_leaves_the_shift_where_it_is():
+    true_shift = [1.3, -2.1, 0.6]
+    for radius in (5, 7.5, None):
+        _, _, candidate = score_unturned(blobs(24, 3), true_shift, 5.0, radius)
+        np.testing.assert_allclose(candidate.transforms.shift_xyz[0], true_shift, atol=0.25)
+
+
 def test_a_shift_beyond_the_limit_is_not_proposed():
-    n = 16
-    samples, plan = sample_set(n), shell_plan(6, 7)
-    average = blobs(n, 3)
-    moved = move_volume(average, RigidTransforms([[0, 0, 0]], [[5.0, 0.0, 0.0]]))
-    observation = observe(moved, prepare_wedge(MissingWedge(-60, 60).mask(n), samples, plan))
-    model = prepare_reference(average, samples, plan).turned(np.eye(3))
-    assert np.linalg.norm(best_shift(observation, model, 2.0)) < 2.6
+    _, _, candidate = score_unturned(blobs(16, 3), [5.0, 0.0, 0.0], 2.0)
+    assert np.linalg.norm(candidate.transforms.shift_xyz) < 2.6
 
 
 def test_the_magnitude_bound_does_not_depend_on_where_the_particle_sits():

@@ -8,10 +8,12 @@ from scipion_faml.fourier import (
     low_pass,
     oversampled_spectrum,
     resample,
+    sample_runs,
     sample_set,
     shell_sums,
     shift_spectrum,
     spectrum,
+    turnable_spectrum,
     volume_from_spectrum,
 )
 from scipion_faml.geometry import RigidTransforms, random_rotations
@@ -45,7 +47,7 @@ def test_interpolated_rotation_agrees_with_a_rotation_in_real_space(n):
     volume = blobs(n, 0, width=0.1)
     pose = RigidTransforms(random_rotations(1, np.random.default_rng(1)), [[1.0, -0.5, 0.3]])
     samples = sample_set(n)
-    values = gather(oversampled_spectrum(volume), samples.frequency_xyz, pose.rotation[0].T)
+    values = gather(turnable_spectrum(volume, samples.radius), samples.axes, pose.rotation[0].T)
     moved = volume_from_spectrum(shift_spectrum(samples.put(values), pose.shift_xyz[0]), n)
     direct = move_volume(volume, pose)
     # The samples leave out DC and the corners beyond Nyquist; the blobs are smooth.
@@ -55,13 +57,39 @@ def test_interpolated_rotation_agrees_with_a_rotation_in_real_space(n):
 def test_at_no_rotation_interpolation_returns_the_samples_themselves():
     volume = np.random.default_rng(0).normal(size=(12, 12, 12)).astype(np.float32)
     samples = sample_set(12)
-    values = gather(oversampled_spectrum(volume), samples.frequency_xyz, np.eye(3))
+    values = gather(turnable_spectrum(volume, samples.radius), samples.axes, np.eye(3))
     # The oversampled spectrum interpolates sin x / x between samples; on them it is exact up to
     # the real-space correction, which the trilinear kernel undoes only in the mean.
     expected = samples.take(spectrum(volume))
     assert np.abs(np.vdot(values, expected)) / np.vdot(expected, expected).real == pytest.approx(
         1.0, abs=0.25
     )
+
+
+@pytest.mark.parametrize(("n", "radius"), [(9, 4), (10, 4), (9, 2.5), (10, 3)])
+def test_the_turnable_spectrum_is_the_oversampled_one_in_ascending_order(n, radius):
+    volume = np.random.default_rng(0).normal(size=(n, n, n)).astype(np.float32)
+    turnable, whole = turnable_spectrum(volume, radius), oversampled_spectrum(volume)
+    limit = turnable.shape[2] - 1
+    assert turnable.shape == (2 * limit + 1, 2 * limit + 1, limit + 1)
+    assert turnable.dtype == np.complex64
+    assert limit > 2 * radius  # the upper end of every cell
+    k = np.arange(-limit, limit + 1)
+    expected = whole[np.ix_(k % (2 * n), k % (2 * n), np.arange(limit + 1))]
+    np.testing.assert_allclose(turnable, expected, atol=1e-4)
+
+
+def test_runs_hold_every_weighted_sample_once_in_its_row():
+    samples = sample_set(20)
+    weight = np.random.default_rng(0).integers(0, 3, len(samples)).astype(np.float32)
+    runs = sample_runs(samples, weight)
+    np.testing.assert_array_equal(np.sort(runs.index), np.flatnonzero(weight))
+    np.testing.assert_array_equal(runs.axes, samples.axes[:, runs.index])
+    first, length, row = runs.runs.T
+    assert length.sum() == len(runs.index)
+    steps = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+    np.testing.assert_array_equal(runs.axes[0], np.repeat(first, length) + steps)
+    np.testing.assert_array_equal(runs.axes[1:], runs.rows[np.repeat(row, length)].T[::-1])
 
 
 def test_samples_hold_neither_dc_nor_corners():
@@ -135,9 +163,9 @@ def test_a_projection_at_a_tilt_lies_in_the_plane_that_the_wedge_says():
     projection = np.fft.fft2(np.fft.ifftshift(tilted.sum(axis=0)))
     k = np.arange(1, 6)
     direction = np.stack(
-        [k * np.cos(np.deg2rad(theta)), 0 * k, k * np.sin(np.deg2rad(theta))], axis=1
+        [k * np.cos(np.deg2rad(theta)), 0 * k, k * np.sin(np.deg2rad(theta))]
     )
-    plane = gather(oversampled_spectrum(volume), direction.astype(np.float32), np.eye(3))
+    plane = gather(turnable_spectrum(volume, 6), direction.astype(np.float32), np.eye(3))
     # 4 %: on its own grid points, where k = (1, 0, 0) nearly lies, trilinear interpolation does not
     # attenuate, so the mean correction overshoots. The opposite sign of theta is off by 50 %.
     np.testing.assert_allclose(plane, projection[0, k], atol=0.04 * np.abs(projection).max())

@@ -3,11 +3,10 @@
 import numpy as np
 import oracles
 import pytest
-from scipion_faml.cython_ext import _interpolate, _peaks, _residual, _so3
+from scipion_faml.cython_ext import _interpolate, _peaks, _residual, _scoring, _so3
 
-from scipion_faml.fourier import sample_set, spectrum
+from scipion_faml.fourier import sample_runs, sample_set, spectrum, turnable_spectrum
 from scipion_faml.geometry import euler_to_matrix
-from scipion_faml.harmonics import wigner_d_half_pi
 
 ROTATION = euler_to_matrix(np.array([0.4, 1.1, -0.8]))
 
@@ -46,25 +45,74 @@ def test_interpolation_beyond_the_grid_gives_zero():
     np.testing.assert_array_equal(out, 0.0)
 
 
-def test_the_series_of_the_rotational_correlation_is_summed_as_written():
+@pytest.mark.parametrize("n", [7, 8])
+@pytest.mark.parametrize("matrix", [2 * np.eye(3), 2 * ROTATION], ids=["identity", "turned"])
+def test_interpolation_of_a_table_agrees_with_the_whole_spectrum(n, matrix):
+    volume = np.random.default_rng(n).normal(size=(n,) * 3).astype(np.float32)
+    samples = sample_set(n)
+    table = frozen(turnable_spectrum(volume, samples.radius))
+    out = np.empty(len(samples), dtype=np.complex64)
+    _scoring.gather(table, frozen(samples.axes.copy()), matrix, out)
+    expected = oracles.gather_table(table, samples.axes, matrix)
+    np.testing.assert_allclose(out, expected, atol=1e-5 * np.abs(table).max())
+
+
+@pytest.mark.parametrize(("n", "max_shift"), [(8, 2.0), (9, 3.0), (16, 4.2), (10, 0.4)])
+def test_shift_and_score_of_a_rotation_are_those_of_a_direct_scan(n, max_shift):
+    rng = np.random.default_rng(n)
+    samples = sample_set(n)
+    table = frozen(turnable_spectrum(rng.normal(size=(n,) * 3).astype(np.float32), samples.radius))
+    sample_weight = rng.integers(0, 3, len(samples)).astype(np.float32)  # holes as a CTF makes them
+    runs = sample_runs(samples, sample_weight)
+    weight = frozen(sample_weight[runs.index])
+    weighted = frozen(rng.normal(size=(2, len(weight))).astype(np.float32))
+    rotations = np.stack([ROTATION, np.eye(3), ROTATION.T])
+    reach = int(max_shift)
+    phase = 2 * np.pi / n * np.outer(np.arange(-((n - 1) // 2), (n - 1) // 2 + 1), np.arange(8))
+    out = np.empty((3, 5))
+    _scoring.score_rotations(
+        table, frozen(runs.axes), weight, weighted, frozen(runs.runs), frozen(runs.rows),
+        2 * rotations, np.cos(phase).astype(np.float32), np.sin(phase).astype(np.float32),
+        n, reach, 1.0, max_shift, out,
+    )
+    for found, rotation in zip(out, rotations, strict=True):
+        expected = oracles.score_rotation(
+            table, runs.axes, weight, weighted, 2 * rotation, n, n, max_shift
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_degrees_of_the_rotational_correlation_are_summed_as_written():
     rng = np.random.default_rng(0)
-    bandwidth, degrees = 5, np.array([0, 2, 4])
-    tables = [wigner_d_half_pi(l)[l:, :].T.ravel() for l in degrees]
-    wigner = np.concatenate(tables).astype(np.float32)
-    size = int(sum((2 * l + 1) ** 2 for l in degrees))
-    product = (rng.normal(size=size) + 1j * rng.normal(size=size)).astype(np.complex64)
-    out = np.full((9, 9, 5), 7.0, dtype=np.complex64)
-    _so3.assemble(frozen(product), frozen(wigner), frozen(degrees), bandwidth, out)
-    expected = oracles.assemble(product, wigner, degrees, bandwidth)
+    bandwidth, degrees, n_beta = 5, np.array([0, 2, 4]), 6
+    shapes = {l: (l + 1, 2 * l + 1) for l in degrees}
+    product = {
+        l: (rng.normal(size=s) + 1j * rng.normal(size=s)).astype(np.complex64)
+        for l, s in shapes.items()
+    }
+    wigner_d = {l: rng.normal(size=(*s, n_beta)).astype(np.float32) for l, s in shapes.items()}
+    flat = [
+        wigner_d[l][m, mp + l]
+        for m in range(bandwidth)
+        for mp in range(1 - bandwidth, bandwidth)
+        for l in degrees
+        if m <= l and abs(mp) <= l
+    ]
+    out = np.full((bandwidth + 1, 2 * bandwidth, n_beta), 7.0, dtype=np.complex64)
+    _so3.sum_degrees(
+        frozen(np.concatenate([product[l].ravel() for l in degrees])), frozen(np.concatenate(flat)),
+        frozen(degrees), out,
+    )
+    expected = oracles.sum_degrees(product, wigner_d, degrees, bandwidth, n_beta)
     np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(5, 6, 7), (4, 4, 4)])
-def test_local_maxima_wrap_around_every_axis(shape):
+@pytest.mark.parametrize("shape", [(5, 6, 7), (4, 4, 4), (3, 3, 3)])
+def test_local_maxima_wrap_around_two_axes(shape):
     score = frozen(np.random.default_rng(0).integers(0, 6, shape).astype(np.float32))
-    out = np.empty(shape, dtype=np.uint8)
-    _peaks.periodic_local_maxima(score, out)
-    np.testing.assert_array_equal(out, oracles.periodic_local_maxima(score))
+    out = np.empty((*shape[:2], shape[2] - 2), dtype=np.uint8)
+    _peaks.local_maxima(score, out)
+    np.testing.assert_array_equal(out, oracles.local_maxima(score))
 
 
 @pytest.mark.parametrize("n", [7, 8])
@@ -99,16 +147,66 @@ def test_kernels_name_shapes_that_do_not_fit():
             np.zeros(1, np.float32),
         )
     with pytest.raises(ValueError, match="out"):
-        _peaks.periodic_local_maxima(
-            np.zeros((3, 3, 3), np.float32), np.zeros((3, 3, 4), np.uint8)
-        )
+        _peaks.local_maxima(np.zeros((3, 3, 3), np.float32), np.zeros((3, 3, 3), np.uint8))
     with pytest.raises(ValueError, match="the degrees need"):
-        _so3.assemble(
-            np.zeros(3, np.complex64), np.zeros(1, np.float32), np.array([0, 2]), 4,
-            np.zeros((7, 7, 4), np.complex64),
+        _so3.sum_degrees(
+            np.zeros(3, np.complex64), np.zeros(1, np.float32), np.array([0, 2]),
+            np.zeros((5, 8, 5), np.complex64),
+        )
+    with pytest.raises(ValueError, match="does not ascend"):
+        _so3.sum_degrees(
+            np.zeros(2, np.complex64), np.zeros(2, np.float32), np.array([0, 0]),
+            np.zeros((5, 8, 5), np.complex64),
         )
     with pytest.raises(ValueError, match="1 samples in model"):
         _residual.cross_and_power(
             np.zeros(1, np.complex64), np.zeros(2, np.complex64), np.zeros(1, np.float32),
             np.zeros((1, 3), np.float32), np.zeros((3, 9), complex), np.zeros(2),
         )
+
+
+def scoring_arguments(n=8):
+    """Arguments that fit, as a dict in the kernel's order."""
+    samples = sample_set(n)
+    runs = sample_runs(samples, samples.multiplicity)
+    trig = np.zeros((2 * int(samples.radius) + 1, 8), np.float32)
+    return {
+        "table": turnable_spectrum(np.zeros((n, n, n), np.float32), samples.radius),
+        "axes": runs.axes, "weight": np.ones(len(runs.index), np.float32),
+        "weighted": np.ones((2, len(runs.index)), np.float32), "runs": runs.runs,
+        "rows": runs.rows, "matrix": 2 * np.eye(3)[None], "cosines": trig, "sines": trig,
+        "n_box": n, "reach": 2, "step": 1.0, "max_shift": 2.0, "out": np.zeros((1, 5)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("table", np.zeros((8, 8, 5), np.complex64), "is not a table"),
+        ("weight", np.ones(3, np.float32), "3 weights"),
+        ("rows", np.zeros((2, 3), np.int32), "rows"),
+        ("rows", np.zeros((2, 2), np.int32), "not above the row before"),
+        ("runs", np.array([[0, 99, 0]], np.int32), "run 0 lies beyond"),
+        ("runs", np.array([[0, 2, 0]], np.int32), "the runs hold 2 samples"),
+        ("matrix", 3 * np.eye(3)[None], "leave the table"),
+        ("matrix", np.full((1, 3, 3), np.nan), "leave the table"),
+        ("reach", 7, "do not fit 8 lanes"),
+        ("out", np.zeros((2, 5)), "1 rotations but out"),
+    ],
+)
+def test_scoring_refuses_what_does_not_fit(name, value, message):
+    arguments = scoring_arguments()
+    _scoring.score_rotations(*arguments.values())
+    arguments[name] = value
+    with pytest.raises(ValueError, match=message):
+        _scoring.score_rotations(*arguments.values())
+
+
+def test_points_outside_a_table_are_refused():
+    table = np.zeros((9, 9, 5), np.complex64)
+    out = np.zeros(1, np.complex64)
+    for far in ([4.0, 0.0, 0.0], [0.0, -9.0, 0.0], [np.nan, 0.0, 0.0]):
+        with pytest.raises(ValueError, match="outside the table"):
+            _scoring.gather(table, np.array(far, np.float32)[:, None], np.eye(3), out)
+    with pytest.raises(ValueError, match="1 points but out holds 2"):
+        _scoring.gather(table, np.zeros((3, 1), np.float32), np.eye(3), np.zeros(2, np.complex64))
