@@ -338,20 +338,21 @@ def iterate(
     seconds["total"] = time.perf_counter() - started
     result = IterationResult(
         new_state, assignments, halves, statistics.log_likelihood,
-        _pose_change_deg(previous, assignments), seconds,
+        pose_change_deg(previous, assignments), seconds,
     )
-    _log(result)
+    log_iteration(result)
     return result
 
 
-def _pose_change_deg(before: Assignments | None, after: Assignments) -> float:
-    """Median angle between the best poses of two iterations (NaN without a first)."""
+def pose_change_deg(before: Assignments | None, after: Assignments) -> float:
+    """Return the median angle between the best poses of two iterations (NaN without a first)."""
     if before is None:
         return float("nan")
     return float(np.median(rotation_angle_deg(before.poses.rotation, after.poses.rotation)))
 
 
-def _log(result: IterationResult) -> None:
+def log_iteration(result: IterationResult) -> None:
+    """Log one iteration in a line, and warn of empty classes."""
     state = result.state
     logger.info(
         "iteration %d: log-likelihood %.6g, sigma %.4g, zeta %.3g voxels, alpha %s, "

@@ -19,6 +19,7 @@ from scipion_faml.volume import crop_or_pad
 Values = TypeVar("Values", bound=np.generic)
 
 OVERSAMPLING = 2  # padding before interpolation in Fourier space
+SLAB_SAMPLES = 2**15  # complex64 samples that a core's second-level cache holds
 
 
 def spectrum(volume: FloatArray) -> ComplexArray:
@@ -225,13 +226,26 @@ def turnable_spectrum(volume: FloatArray, radius: float) -> ComplexArray:
 def _turnable(wrapped: FloatArray, radius: float) -> ComplexArray:
     """Zero-padded FFT of a corrected volume with its centre at voxel 0, axis by axis.
 
-    Rows that hold only zeros, or frequencies beyond the table, are never transformed.
+    Rows that hold only zeros, or frequencies beyond the table, are never transformed. Slabs that
+    fit a core's cache are, one after the other: for large boxes memory is the bound.
     """
-    n = wrapped.shape[0]
-    limit = int(OVERSAMPLING * radius) + 1
-    rows = fft.rfft(_padded_middle(wrapped.astype(np.float32, copy=False), 2), overwrite_x=True)
-    planes = _from_minus_limit(rows[..., : limit + 1], 1, n, limit)
-    return _from_minus_limit(planes, 0, n, limit)
+    n, limit = wrapped.shape[0], int(OVERSAMPLING * radius) + 1
+    slab = max(1, SLAB_SAMPLES // (OVERSAMPLING * n * (limit + 1)))
+    planes = np.empty((n, 2 * limit + 1, limit + 1), dtype=np.complex64)
+    for start in range(0, n, slab):
+        part = _padded_middle(wrapped[start : start + slab].astype(np.float32, copy=False), 2)
+        rows = fft.rfft(part, overwrite_x=True)[..., : limit + 1]
+        planes[start : start + slab] = _from_minus_limit(rows, 1, n, limit)
+    table = np.zeros((2 * limit + 1, 2 * limit + 1, limit + 1), dtype=np.complex64)
+    for start in range(0, 2 * limit + 1, slab):
+        stop = min(start + slab, 2 * limit + 1)
+        # No turned sample touches columns beyond the sphere: they stay 0.
+        nearest = max(0, max(start - limit, limit + 1 - stop) - 1)
+        width = min(limit + 1, int(np.sqrt(limit**2 - nearest**2)) + 2)
+        table[:, start:stop, :width] = _from_minus_limit(
+            planes[:, start:stop, :width], 0, n, limit
+        )
+    return table
 
 
 def _padded_middle(values: NDArray[Values], axis: int) -> NDArray[Values]:
@@ -247,17 +261,41 @@ def _padded_middle(values: NDArray[Values], axis: int) -> NDArray[Values]:
     return out
 
 
-def _from_minus_limit(values: ComplexArray, axis: int, n: int, limit: int) -> ComplexArray:
-    """FFT of twice the length along an axis of wrapped values, at frequencies -limit..limit."""
-    # A ramp in real space moves the frequency -limit to index 0: no reordering afterwards.
+@lru_cache(maxsize=16)
+def _ramp_to_minus_limit(n: int, limit: int) -> ComplexArray:
+    """A factor in real space that moves the frequency -limit to index 0 (no reordering later)."""
     position = np.arange(n)
     position[(n + 1) // 2 :] -= n
-    ramp = np.exp(2j * np.pi * limit * position / (OVERSAMPLING * n)).astype(np.complex64)
+    ramp: ComplexArray = np.exp(2j * np.pi * limit * position / (OVERSAMPLING * n))
+    return ramp.astype(np.complex64)
+
+
+def _from_minus_limit(values: ComplexArray, axis: int, n: int, limit: int) -> ComplexArray:
+    """FFT of twice the length along an axis of wrapped values, at frequencies -limit..limit."""
     shape = [1, 1, 1]
     shape[axis] = n
-    padded = _padded_middle(values * ramp.reshape(shape), axis)
+    padded = _padded_middle(values * _ramp_to_minus_limit(n, limit).reshape(shape), axis)
     transformed = fft.fft(padded, axis=axis, overwrite_x=True)
     wanted = 2 * limit + 1
     if wanted > OVERSAMPLING * n:  # an odd box: both ends are the same frequency
         return np.take(transformed, np.arange(wanted), axis=axis, mode="wrap")
     return transformed[(slice(None),) * axis + (slice(wanted),)]
+
+
+def volume_from_table(table: ComplexArray, n: int) -> FloatArray:
+    """Return the volume (n, n, n) float32 of a function spread onto a turnable table.
+
+    `table` (2K + 1, 2K + 1, K + 1) holds sums over points of their share of k-space times the
+    function there (`_scatter.spread`): the volume is the integral of the function times
+    exp(2 pi i k r / n) / n^3, corrected for the spreading.
+    """
+    limit, padded = table.shape[2] - 1, OVERSAMPLING * n
+    half = np.zeros((padded, padded, padded // 2 + 1), dtype=np.complex64)
+    k = np.arange(-limit, limit + 1)
+    inside = np.flatnonzero(np.abs(k) <= (padded - 1) // 2)
+    rows = k[inside] % padded
+    columns = min(limit, (padded - 1) // 2) + 1
+    half[np.ix_(rows, rows, np.arange(columns))] = table[np.ix_(inside, inside, np.arange(columns))]
+    volume = fft.fftshift(fft.irfftn(half, (padded,) * 3, norm="forward"))
+    cropped = crop_or_pad(volume, (n, n, n)) * (_interpolation_correction(n) / n**3)
+    return np.asarray(cropped, dtype=np.float32)

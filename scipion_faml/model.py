@@ -12,6 +12,9 @@ from scipion_faml.types import FloatArray, IntArray
 METHODS = ("faml", "fa")
 STARTS = ("unturned", "turned")
 SEARCHES = ("magnitude", "exhaustive")
+MODES = ("paper", "enhanced")
+NOISES = ("shells", "white")
+OBJECT_RADIUS = 0.35  # of the box: how far most of a particle's density reaches
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,13 @@ class FamlConfig:
     translation_weight: float = 1.0  # alpha^trd of Eq. 5
     min_responsibility: float = 1e-3  # smaller ones are set to 0
     chunk_size: int = 4
+    mode: str = "paper"  # or "enhanced"; what follows is for it alone
+    n_folds: int = 10  # references leave out the fold of the particle; 1: they leave out nothing
+    noise: str = "shells"  # a variance for each shell, or "white"
+    regularise: bool = True  # Wiener prior from the FSC of halves
+    min_zeta: float = 1.0  # voxels
+    start_radius: int = 5  # shells compared at first
+    dense_bandwidth: int = 24  # of the integral over all poses, at most
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -63,6 +73,20 @@ class FamlConfig:
             raise ValueError(
                 f"{self.n_classes} classes asked of {n_particles} particles: ask for fewer classes"
             )
+
+    @property
+    def n_groups(self) -> int:
+        """Groups of particles summed apart: folds, or two halves."""
+        return max(self.n_folds, 2)
+
+    @property
+    def dense_radius(self) -> int:
+        """Shells that the largest bandwidth of the dense integral can carry."""
+        return max(int((self.dense_bandwidth - 3) / (2 * np.pi * OBJECT_RADIUS)), 1)
+
+    def dense_bandwidth_of(self, radius: int) -> int:
+        """Bandwidth of spectra on shells up to `radius` of a particle that fills the box."""
+        return min(int(2 * np.pi * OBJECT_RADIUS * radius) + 3, self.dense_bandwidth)
 
     def max_shift_of(self, n: int) -> float:
         """Largest shift searched (voxels): a sixth of the box unless set."""

@@ -1,0 +1,415 @@
+"""The whole integral over poses at low bandwidth, in spherical harmonics.
+
+Where posteriors are broad, no set of fifty candidates carries them. But on shells the
+log-likelihood of every rotation at once is one inverse Fourier transform on SO(3) for each shift,
+and the sum of a particle turned back by every rotation, each with its posterior, is a product of
+the particle's coefficients with the posterior's, one forward transform: E- and M-step without
+turning a volume. The sum over the grid replaces Eq. 4; Voronoi volumes become quadrature weights.
+
+Poses are those of `geometry` with the shift on the side of the average: X = R T_t A, so that the
+shifted averages' coefficients are shared by all particles. A shift t here is R t there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+
+from scipion_faml.align import IDENTITY, Observation, PreparedWedge, gather
+from scipion_faml.cython_ext import _scatter
+from scipion_faml.fourier import OVERSAMPLING, SampleSet, spectrum, volume_from_table
+from scipion_faml.geometry import RigidTransforms, euler_to_matrix
+from scipion_faml.shells import ShellSampling, shell_sampling
+from scipion_faml.so3 import RotationGrid, rotation_grid
+from scipion_faml.types import ComplexArray, FloatArray, IntArray
+
+MAX_CACHED_WEDGES = 32
+# Poses this far below the best (log units) are left out: e^-18 times 10^6 poses is still nothing.
+NEGLIGIBLE = 18.0
+SMALLEST_CELL, MAX_CELLS = 1e-4, 400  # of the highest share: cells that may be peaks
+SHIFT_BLOCK = 16  # shifts whose posteriors are computed together: they fit a core's cache
+SMALLEST_SHIFT_SHARE = 1e-5  # of a particle's posterior: shifts below take no part in the M-step
+
+
+def shift_lattice(step: float, max_shift: float) -> FloatArray:
+    """Return shifts (T, 3) on a cubic lattice of `step` within a ball of `max_shift` voxels."""
+    reach = int(max_shift / step + 1e-9)
+    axis = np.arange(-reach, reach + 1) * step
+    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
+    shifts = np.stack([x, y, z], axis=-1).reshape(-1, 3)
+    inside: FloatArray = shifts[np.sum(shifts**2, axis=1) <= max_shift**2 + 1e-6]
+    return inside
+
+
+@dataclass(frozen=True, eq=False)
+class DensePlan:
+    """Shells, rotations and shifts of a dense E-step. Build it with `dense_plan`."""
+
+    n: int
+    sampling: ShellSampling
+    grid: RotationGrid
+    shift_xyz: FloatArray  # (T, 3) voxels, of the average before it is turned
+    shift_step: float  # voxels
+    phase: ComplexArray  # (T, n_shells, rings, points) complex64, exp(-2 pi i k t / n)
+    _wedges: dict[PreparedWedge, ComplexArray] = field(default_factory=dict)
+
+    @property
+    def bandwidth(self) -> int:
+        """Degrees below it are kept."""
+        return self.grid.bandwidth
+
+    @property
+    def n_poses(self) -> int:
+        """Rotations times shifts."""
+        return len(self.grid) * len(self.shift_xyz)
+
+    def at_points(self, turnable: ComplexArray) -> ComplexArray:
+        """Return a turnable spectrum at the points of the shells, (n_shells, rings, points)."""
+        return gather(turnable, self.sampling.axes, IDENTITY).reshape(self.sampling.shape)
+
+    def wedge_coefficients(self, wedge: PreparedWedge) -> ComplexArray:
+        """Return the coefficients of w, (n_shells, l, m); particles that share w share them."""
+        known = self._wedges.get(wedge)
+        if known is not None:
+            return known
+        coefficients = self.sampling.analyse(self.at_points(wedge.turnable))
+        if len(self._wedges) < MAX_CACHED_WEDGES:
+            self._wedges[wedge] = coefficients
+        return coefficients
+
+    def log_prior(self, zeta: float) -> FloatArray:
+        """Return log of the share of each pose under a Gaussian of shifts, (n_beta, T) float32."""
+        shift = -np.sum(self.shift_xyz**2, axis=1) / (2.0 * zeta**2)
+        shift -= np.log(np.exp(shift).sum())
+        prior: FloatArray = (np.log(self.grid.weight)[:, None] + shift).astype(np.float32)
+        return prior
+
+    def poses(self, index: tuple[IntArray, ...]) -> RigidTransforms:
+        """Return the poses at grid positions (alpha, gamma, beta, shift)."""
+        a, g, b, t = index
+        euler_zyz = np.stack([self.grid.alpha[a], self.grid.beta[b], self.grid.gamma[g]], axis=-1)
+        rotation = euler_to_matrix(euler_zyz)
+        return RigidTransforms(euler_zyz, np.einsum("mij,mj->mi", rotation, self.shift_xyz[t]))
+
+    def to_samples(self, values: ComplexArray, samples: SampleSet) -> ComplexArray:
+        """Return a spectrum on the shells' points at the Fourier samples of the box, (J,)."""
+        limit = int(OVERSAMPLING * self.sampling.n_shells) + 1
+        table = np.zeros((2 * limit + 1, 2 * limit + 1, limit + 1), dtype=np.complex128)
+        weighted = (values * self.sampling.quadrature).astype(np.complex64).ravel()
+        _scatter.spread(self.sampling.axes, weighted, float(OVERSAMPLING), table)
+        volume = volume_from_table(table, self.n)
+        return samples.take(spectrum(volume))
+
+
+@lru_cache(maxsize=4)
+def dense_plan(
+    n: int, radius: int, bandwidth: int, max_shift: float, shift_step: float
+) -> DensePlan:
+    """Return the plan for a box of n, shells 1..radius, and shifts up to `max_shift` voxels."""
+    sampling, grid = shell_sampling(bandwidth, radius), rotation_grid(bandwidth)
+    shifts = shift_lattice(shift_step, max_shift)
+    angle = (-2 * np.pi / n) * (shifts @ sampling.axes.astype(np.float64))
+    phase = np.exp(1j * angle).astype(np.complex64).reshape(len(shifts), *sampling.shape)
+    return DensePlan(n, sampling, grid, shifts, shift_step, phase)
+
+
+# ------------------------------------------------------------------- the two sides of a product
+def _rows(coefficients: ComplexArray) -> list[FloatArray]:
+    """Left factors of sum_r p_lm conj(q_lm'), for each l (2 (l + 1), 2 n_shells) float32.
+
+    Rows are m with real and imaginary part of the product, columns real and imaginary part of p.
+    """
+    blocks = []
+    for l in range(coefficients.shape[1]):
+        p = coefficients[:, l, : l + 1].T
+        real = np.concatenate([p.real, p.imag], axis=1)
+        imaginary = np.concatenate([p.imag, -p.real], axis=1)
+        block = np.stack([real, imaginary], axis=1).reshape(2 * (l + 1), -1)
+        blocks.append(np.ascontiguousarray(block, dtype=np.float32))
+    return blocks
+
+
+def _columns(coefficients: ComplexArray, shell_weight: FloatArray) -> list[FloatArray]:
+    """Right factors, for each l (2 n_shells, (2l + 1), T) float32, of coefficients (T, S, l, m)."""
+    blocks = []
+    weighted = coefficients * shell_weight[:, None, None]
+    for l in range(coefficients.shape[2]):
+        positive = weighted[:, :, l, : l + 1]
+        sign = (-1.0) ** np.arange(l, 0, -1)
+        full = np.concatenate([positive[:, :, :0:-1].conj() * sign, positive], axis=2)
+        full = full.transpose(1, 2, 0)
+        blocks.append(np.concatenate([full.real, full.imag], axis=0).astype(np.float32))
+    return blocks
+
+
+def correlate(
+    rows: Sequence[FloatArray], columns: Sequence[FloatArray], grid: RotationGrid
+) -> FloatArray:
+    """Return the correlation on all rotations for T functions, (alpha, gamma, beta, T) float32."""
+    b, n_columns = grid.bandwidth, columns[0].shape[-1]
+    product = np.zeros((b, 2, 2 * b - 1, b, n_columns), dtype=np.float32)
+    for l, (left, right) in enumerate(zip(rows, columns, strict=True)):
+        block = left @ right.reshape(len(right), -1)
+        product[: l + 1, :, b - 1 - l : b + l, l] = block.reshape(l + 1, 2, 2 * l + 1, n_columns)
+    return grid.inverse(product)
+
+
+@dataclass(frozen=True, eq=False)
+class DenseParticle:
+    """One particle's coefficients: they never change. Build it with `dense_particle`."""
+
+    index: int
+    wedge: PreparedWedge
+    coefficients: ComplexArray  # (n_shells, l, m) complex64, of w X
+    rows: list[FloatArray]
+
+
+def dense_particle(observation: Observation, plan: DensePlan) -> DenseParticle:
+    """Return the coefficients of a particle."""
+    coefficients = plan.sampling.analyse(plan.at_points(observation.turnable))
+    return DenseParticle(observation.index, observation.wedge, coefficients, _rows(coefficients))
+
+
+@dataclass(frozen=True, eq=False)
+class DenseReference:
+    """One average for all shifts, weighted by the noise. Build it with `dense_reference`."""
+
+    plan: DensePlan
+    columns: list[FloatArray]  # of A, for every shift
+    power_columns: list[FloatArray]  # of |A|^2
+    _norms: dict[PreparedWedge, FloatArray] = field(default_factory=dict)
+
+    def half_power(self, wedge: PreparedWedge) -> FloatArray:
+        """Return sum_j w_j |R A|_j^2 / (2 sigma_j^2) on all rotations, (alpha, gamma, beta)."""
+        known = self._norms.get(wedge)
+        if known is not None:
+            return known
+        rows = _rows(self.plan.wedge_coefficients(wedge))
+        norm = 0.5 * correlate(rows, self.power_columns, self.plan.grid)[..., 0]
+        if len(self._norms) < MAX_CACHED_WEDGES:
+            self._norms[wedge] = norm
+        return norm
+
+
+def dense_reference(turnable: ComplexArray, noise: FloatArray, plan: DensePlan) -> DenseReference:
+    """Return the reference of an average's turnable spectrum and noise variances (n_shells,)."""
+    values = plan.at_points(turnable)
+    weight = (plan.sampling.radius**2 / noise).astype(np.float32)
+    shifted = plan.sampling.analyse(values * plan.phase)
+    power = plan.sampling.analyse((np.abs(values) ** 2).astype(np.complex64)[None])
+    return DenseReference(plan, _columns(shifted, weight), _columns(power, weight))
+
+
+# -------------------------------------------------------------------------------------- E-step
+@dataclass(frozen=True, eq=False)
+class ShiftBlock:
+    """The posterior of one class over all rotations and a few shifts."""
+
+    shifts: IntArray  # (t,) into the plan's
+    share: FloatArray  # (alpha, gamma, beta, t) float32
+
+
+@dataclass(frozen=True, eq=False)
+class DensePosterior:
+    """The posterior of one particle over all rotations and the shifts that matter."""
+
+    evidence: float  # log of the likelihood ratio to pure noise, integrated over classes and poses
+    n_effective: float  # how many poses share the posterior: 1 / sum of its squares
+    class_weight: FloatArray  # (K,)
+    blocks: list[list[ShiftBlock]]  # for each class
+    best_class: int
+    best_pose: RigidTransforms  # on the grid
+    best_share: float
+
+
+def log_likelihood(
+    particle: DenseParticle, reference: DenseReference, shifts: IntArray | slice = slice(None)
+) -> FloatArray:
+    """Return the log-likelihood ratio to pure noise of every pose, (alpha, gamma, beta, t).
+
+    sum_j w_j (Re X_j conj(M_j) - |M_j|^2 / 2) / sigma_j^2 with M = R T_t A: Eq. 15 up to what no
+    pose changes.
+    """
+    columns = [block[..., shifts] for block in reference.columns]
+    result = correlate(particle.rows, columns, reference.plan.grid)
+    result -= reference.half_power(particle.wedge)[..., None]
+    return result
+
+
+def dense_posterior(
+    particle: DenseParticle,
+    references: Sequence[DenseReference],
+    log_alpha: FloatArray,
+    log_prior: FloatArray,
+    shifts: IntArray | None = None,
+) -> DensePosterior:
+    """Return the posterior of one particle over classes, all rotations and shifts.
+
+    Parameters
+    ----------
+    log_alpha : (K,) logarithm of the class priors
+    log_prior : (n_beta, T) `DensePlan.log_prior`
+    shifts : indices of the shifts to look at (all)
+    """
+    plan = references[0].plan
+    looked_at = np.arange(len(plan.shift_xyz)) if shifts is None else shifts
+    highest = -np.inf
+    best: tuple[int, int, int] = (0, 0, 0)
+    found: list[tuple[int, IntArray, FloatArray, FloatArray]] = []
+    for k, reference in enumerate(references):
+        for start in range(0, len(looked_at), SHIFT_BLOCK):
+            block = looked_at[start : start + SHIFT_BLOCK]
+            joint = log_likelihood(particle, reference, block)
+            joint += log_prior[:, block] + np.float32(log_alpha[k])
+            peak = joint.reshape(-1, len(block)).max(axis=0)
+            top = int(peak.argmax())
+            if peak[top] > highest:
+                highest = float(peak[top])
+                best = (k, int(block[top]), int(joint[..., top].argmax()))
+            if peak[top] > highest - NEGLIGIBLE:
+                found.append((k, block, joint, peak))
+    total = squared = 0.0
+    weight = np.zeros(len(references))
+    kept_blocks: list[tuple[int, IntArray, FloatArray]] = []
+    for k, block, joint, peak in found:
+        kept = np.flatnonzero(peak > highest - NEGLIGIBLE)
+        if not len(kept):
+            continue
+        share = joint if len(kept) == len(block) else joint[..., kept]
+        share -= np.float32(highest)
+        np.exp(share, out=share)
+        mass = share.reshape(-1, len(kept)).sum(axis=0, dtype=np.float64)
+        total += float(mass.sum())
+        squared += float(np.vdot(share, share))
+        weight[k] += float(mass.sum())
+        kept_blocks.append((k, block[kept], share))
+    blocks: list[list[ShiftBlock]] = [[] for _ in references]
+    for k, block, share in kept_blocks:
+        share *= np.float32(1.0 / total)
+        mass = share.reshape(-1, len(block)).sum(axis=0)
+        kept = np.flatnonzero(mass > SMALLEST_SHIFT_SHARE)
+        if len(kept):
+            blocks[k].append(ShiftBlock(block[kept], np.ascontiguousarray(share[..., kept])))
+    k, t, flat = best
+    where = (*np.unravel_index(flat, plan.grid.shape), t)
+    return DensePosterior(
+        highest + float(np.log(total)), total**2 / squared, weight / total, blocks, k,
+        plan.poses(tuple(np.array([w]) for w in where)), 1.0 / total,
+    )
+
+
+def highest_poses(
+    blocks: Sequence[ShiftBlock], plan: DensePlan, n_best: int
+) -> RigidTransforms:
+    """Return the grid poses of a class's highest shares that are apart from each other.
+
+    Two cells of the grid are one peak when they are neighbours in rotation and shift.
+    """
+    if not blocks:
+        return RigidTransforms.identity(0)
+    top = max(float(b.share.max()) for b in blocks)
+    index, share = [], []
+    for block in blocks:
+        where = np.nonzero(block.share > SMALLEST_CELL * top)
+        share.append(block.share[where])
+        index.append(np.stack([*where[:3], block.shifts[where[3]]]))
+    joined, height = np.concatenate(index, axis=1), np.concatenate(share)
+    order = np.argsort(-height, kind="stable")[:MAX_CELLS]
+    poses = plan.poses(tuple(joined[:, order]))
+    own_shift = plan.shift_xyz[joined[3, order]]
+    smallest_trace = 1.0 + 2.0 * np.cos(2.2 * np.pi / plan.bandwidth)
+    rotation = poses.rotation
+    kept: list[int] = []
+    for m in range(len(poses)):
+        if len(kept) == n_best:
+            break
+        trace = np.einsum("kij,ij->k", rotation[kept], rotation[m])
+        moved = np.sum((own_shift[kept] - own_shift[m]) ** 2, axis=1)
+        if not np.any((trace > smallest_trace) & (moved < (2.0 * plan.shift_step) ** 2)):
+            kept.append(m)
+    return poses[kept]
+
+
+# -------------------------------------------------------------------------------------- M-step
+@dataclass(frozen=True, eq=False)
+class DenseSums:
+    """Posterior-weighted sums of one class in harmonic space. Start with `zero`; `add` particles."""
+
+    plan: DensePlan
+    signal: list[ComplexArray]  # for each l (n_shells, 2l + 1, T) complex64, m' from -l
+    coverage: list[ComplexArray]  # the same of w, one shift
+    rotations: dict[PreparedWedge, FloatArray]  # posterior over rotations of particles that share w
+
+    @staticmethod
+    def zero(plan: DensePlan) -> DenseSums:
+        """Return the sums of no particle."""
+        s, t = plan.sampling.n_shells, len(plan.shift_xyz)
+        orders = [2 * l + 1 for l in range(plan.bandwidth)]
+        return DenseSums(
+            plan,
+            [np.zeros((s, width, t), dtype=np.complex64) for width in orders],
+            [np.zeros((s, width, 1), dtype=np.complex64) for width in orders],
+            {},
+        )
+
+    def add(self, particle: DenseParticle, blocks: Sequence[ShiftBlock]) -> None:
+        """Add a particle with its posterior, in place."""
+        for block in blocks:
+            turned = self.plan.grid.forward(block.share)
+            _add_turned_back(self.signal, particle.coefficients, turned, block.shifts)
+            marginal = block.share.sum(axis=-1)
+            known = self.rotations.get(particle.wedge)
+            self.rotations[particle.wedge] = marginal if known is None else known + marginal
+
+    def __add__(self, other: DenseSums) -> DenseSums:
+        rotations = dict(self.rotations)
+        for wedge, marginal in other.rotations.items():
+            known = rotations.get(wedge)
+            rotations[wedge] = marginal if known is None else known + marginal
+        return DenseSums(
+            self.plan,
+            [a + b for a, b in zip(self.signal, other.signal, strict=True)],
+            [a + b for a, b in zip(self.coverage, other.coverage, strict=True)],
+            rotations,
+        )
+
+    def at_points(self) -> tuple[ComplexArray, ComplexArray]:
+        """Return sum gamma R^-1 (w X) and sum gamma R^-1 w at the shells' points."""
+        plan = self.plan
+        coverage = [c.copy() for c in self.coverage]
+        for wedge, marginal in self.rotations.items():
+            turned = plan.grid.forward(marginal[..., None])
+            _add_turned_back(coverage, plan.wedge_coefficients(wedge), turned, np.array([0]))
+        sampling = plan.sampling
+        moved = sampling.synthesise(_both_signs(self.signal, plan.bandwidth)) * plan.phase.conj()
+        return moved.sum(axis=0), sampling.synthesise(_both_signs(coverage, plan.bandwidth))[0]
+
+
+def _add_turned_back(
+    sums: list[ComplexArray], coefficients: ComplexArray, turned: FloatArray, shifts: IntArray
+) -> None:
+    """Add sum_m X_lm conj(Q^l_mm') over m >= 0 (m = 0 halved) to the sums over l."""
+    b, n_columns = turned.shape[0], turned.shape[-1]
+    for l, block in enumerate(sums):
+        part = turned[: l + 1, :, b - 1 - l : b + l, l]
+        posterior = (part[:, 0] - 1j * part[:, 1]).reshape(l + 1, -1)
+        product = coefficients[:, l, : l + 1] @ posterior
+        product = product.reshape(len(coefficients), 2 * l + 1, n_columns)
+        if n_columns == block.shape[-1]:
+            block += product
+        else:
+            block[..., shifts] += product
+
+
+def _both_signs(sums: list[ComplexArray], bandwidth: int) -> ComplexArray:
+    """Coefficients (T, S, l, m >= 0) of sums over m >= 0: m < 0 gives their mirrored conjugates."""
+    n_shells, _, n_columns = sums[0].shape
+    out = np.zeros((n_columns, n_shells, bandwidth, bandwidth), dtype=np.complex64)
+    for l, block in enumerate(sums):
+        sign = ((-1.0) ** np.arange(l + 1))[:, None]
+        whole = block[:, l:] + sign * block[:, l::-1].conj()
+        out[:, :, l, : l + 1] = np.moveaxis(whole, -1, 0)
+    return out

@@ -1,0 +1,162 @@
+"""Particles at working resolution: cropped in Fourier space to what is compared.
+
+The work of an iteration follows the resolution, not the box: a particle is windowed in its own box
+and then kept only out to a radius, in the smallest box that holds it. Shifts in the working box
+are in its own, larger voxels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from scipy import fft
+
+from scipion_faml.align import gather, shift_ramp
+from scipion_faml.fourier import (
+    SampleSet,
+    sample_set,
+    spectrum,
+    turnable_spectrum,
+    volume_from_spectrum,
+)
+from scipion_faml.regularise import sums_over_shells
+from scipion_faml.types import ComplexArray, FloatArray
+from scipion_faml.volume import inscribed_sphere
+
+MAX_CACHED_WEDGES = 32
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredWedge:
+    """What was measured of a particle's spectrum, through the particle's own window."""
+
+    samples: SampleSet
+    weight: FloatArray  # (J,) float32 in [0, 1]
+    turnable: ComplexArray  # of w within the inscribed ball
+
+    @cached_property
+    def observed(self) -> FloatArray:
+        """(J,) indices of samples with a weight."""
+        return np.flatnonzero(self.weight > 0)
+
+    @cached_property
+    def observed_axes(self) -> FloatArray:
+        """Their frequencies, (3, P) float32."""
+        return np.ascontiguousarray(self.samples.axes[:, self.observed])
+
+    @cached_property
+    def n_observed(self) -> FloatArray:
+        """Sum of weights on every shell."""
+        return sums_over_shells(self.weight, self.samples)
+
+    def turned_back(self, rotation: FloatArray) -> FloatArray:
+        """Return R^-1 w at the samples, (J,) float32."""
+        return gather(self.turnable, self.samples.axes, rotation).real
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One particle. Build it with `WorkingBox.measure`."""
+
+    index: int
+    wedge: MeasuredWedge
+    values: ComplexArray  # (J,) complex64, w X
+    turnable: ComplexArray  # of w X within the inscribed ball: what is defined when it is turned
+    power: FloatArray  # (n_shells,) sum w |X|^2 of the whole box
+
+    def turned_back(self, rotation: FloatArray, shift_xyz: FloatArray) -> ComplexArray:
+        """Return R^-1 (w X) moved back by the shift, at the samples, (J,) complex64."""
+        samples = self.wedge.samples
+        ramp = shift_ramp(samples.n, -(rotation.T @ shift_xyz)).astype(np.complex64)
+        kx, ky, kz = samples.axes.astype(np.intp) + samples.n // 2
+        phase = ramp[0, kx] * ramp[1, ky] * ramp[2, kz]
+        return gather(self.turnable, samples.axes, rotation) * phase
+
+
+@dataclass(frozen=True, eq=False)
+class WorkingBox:
+    """A box of `n_full` voxels cropped in Fourier space to radius `radius`, in `samples.n` voxels."""
+
+    n_full: int
+    radius: int
+    samples: SampleSet
+    _wedges: dict[int, tuple[FloatArray, MeasuredWedge]] = field(default_factory=dict)
+
+    @staticmethod
+    def of(n_full: int, radius: int) -> WorkingBox:
+        """Return the smallest working box for shells 1..radius."""
+        n = min(fft.next_fast_len(2 * radius + 2, real=True), n_full)
+        n += (n - n_full) % 2 if n < n_full else 0  # both even or both odd: centres coincide
+        return WorkingBox(n_full, radius, sample_set(min(n, n_full), radius))
+
+    @property
+    def n(self) -> int:
+        """Voxels along an edge of the working box."""
+        return self.samples.n
+
+    @property
+    def voxel_ratio(self) -> float:
+        """Full voxels in a voxel of the working box."""
+        return self.n_full / self.n
+
+    def measure(self, index: int, volume: FloatArray, weight: FloatArray) -> Measured:
+        """Return a particle (n, n, n) with weights (n, n, n // 2 + 1) at working resolution."""
+        n = self.n_full
+        if volume.shape != (n, n, n) or weight.shape != (n, n, n // 2 + 1):
+            raise ValueError(
+                f"a volume of shape {volume.shape} with weights {weight.shape} does not fit a box "
+                f"of {n}"
+            )
+        wedge = self.measure_wedge(weight)
+        half = spectrum(volume)
+        values = np.asarray(self.samples.take(crop_half(half, self.n)), dtype=np.complex64)
+        power = sums_over_shells(np.abs(values) ** 2 * wedge.weight, self.samples)
+        turnable = self._windowed(half * weight)
+        return Measured(index, wedge, values * wedge.weight, turnable, power)
+
+    def measure_wedge(self, weight: FloatArray) -> MeasuredWedge:
+        """Return weights at working resolution; arrays that particles share are kept."""
+        known = self._wedges.get(id(weight))
+        if known is not None:
+            return known[1]
+        cropped = np.asarray(self.samples.take(crop_half(weight, self.n)), dtype=np.float32)
+        if not cropped.any():
+            raise ValueError("the wedge leaves no Fourier sample measured")
+        turnable = self._windowed(weight.astype(np.complex64))
+        wedge = MeasuredWedge(self.samples, cropped, turnable)
+        # Shared masks are read-only; keeping the array keeps its id its own.
+        if not weight.flags.writeable and len(self._wedges) < MAX_CACHED_WEDGES:
+            self._wedges[id(weight)] = (weight, wedge)
+        return wedge
+
+    def _windowed(self, half: ComplexArray) -> ComplexArray:
+        """Turnable spectrum of what lies in the inscribed ball of the full box."""
+        ball = volume_from_spectrum(half, self.n_full) * inscribed_sphere(self.n_full)
+        inside = crop_half(spectrum(ball.astype(np.float32, copy=False)), self.n)
+        return turnable_spectrum(volume_from_spectrum(inside, self.n), self.radius)
+
+    def enlarged(self, values: ComplexArray) -> FloatArray:
+        """Return samples (J,) as a volume of the full box, (n_full, n_full, n_full) float32."""
+        half = pad_half(np.asarray(self.samples.put(values)), self.n_full)
+        return volume_from_spectrum(half, self.n_full).astype(np.float32)
+
+
+def crop_half(half: ComplexArray, n: int) -> ComplexArray:
+    """Return the middle of a half spectrum as one of a box of n (values unchanged)."""
+    if half.shape[0] == n:
+        return half
+    rows = np.fft.fftfreq(n, 1.0 / n).round().astype(np.intp)
+    return half[np.ix_(rows % half.shape[0], rows % half.shape[0], np.arange(n // 2 + 1))]
+
+
+def pad_half(half: ComplexArray, n: int) -> ComplexArray:
+    """Return a half spectrum as one of a larger box of n, zeros beyond it (values unchanged)."""
+    small = half.shape[0]
+    if small == n:
+        return half
+    rows = np.fft.fftfreq(small, 1.0 / small).round().astype(np.intp) % n
+    out = np.zeros((n, n, n // 2 + 1), dtype=half.dtype)
+    out[np.ix_(rows, rows, np.arange(half.shape[2]))] = half
+    return out

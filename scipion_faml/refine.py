@@ -1,0 +1,129 @@
+"""Local refinement of poses, and the volume of the posterior around each (Laplace).
+
+Around its maximum a log-likelihood is a parabola: Levenberg and Marquardt's method climbs to it in
+a few steps of rotation and shift together, and the curvature there gives the integral that a
+candidate stands for in Eq. 4,
+
+    int exp(L) dphi = exp(L_max) (2 pi)^3 / sqrt(det H),
+
+in place of its Voronoi volume, which knows nothing of how sharp the peak is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from scipion_faml.cython_ext import _local
+from scipion_faml.fourier import OVERSAMPLING
+from scipion_faml.geometry import RigidTransforms
+from scipion_faml.measured import Measured
+from scipion_faml.regularise import shell_of
+from scipion_faml.types import ComplexArray, FloatArray, IntArray
+
+LOG_ROTATIONS = float(np.log(8.0 * np.pi**2))  # volume of SO(3) in rad^3
+
+
+@dataclass(frozen=True, eq=False)
+class WeightedParticle:
+    """A particle's measured samples, each divided by the noise variance of its shell."""
+
+    n: int
+    axes: FloatArray  # (3, P) float32
+    weighted: ComplexArray  # (P,) complex64, w X / sigma^2 times multiplicity
+    weight: FloatArray  # (P,) float32, w / sigma^2 times multiplicity
+
+
+def weighted_particle(particle: Measured, noise: FloatArray) -> WeightedParticle:
+    """Return a particle weighted by the noise variances (n_shells,)."""
+    samples, kept = particle.wedge.samples, particle.wedge.observed
+    factor = (samples.multiplicity / noise[shell_of(samples)])[kept].astype(np.float32)
+    return WeightedParticle(
+        samples.n,
+        particle.wedge.observed_axes,
+        particle.values[kept] * factor,
+        particle.wedge.weight[kept] * factor,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Peaks:
+    """Maxima of the log-likelihood of one particle and class."""
+
+    rotation: FloatArray  # (M, 3, 3)
+    shift_xyz: FloatArray  # (M, 3) working voxels
+    log_likelihood: FloatArray  # (M,) ratio to pure noise, with the prior of shifts
+    log_volume: FloatArray  # (M,) log of (2 pi)^3 / sqrt(det H), H the curvature
+
+    def __len__(self) -> int:
+        return len(self.rotation)
+
+    def select(self, index: IntArray) -> Peaks:
+        """Return the peaks at `index`."""
+        return Peaks(
+            self.rotation[index], self.shift_xyz[index],
+            self.log_likelihood[index], self.log_volume[index],
+        )
+
+    @property
+    def transforms(self) -> RigidTransforms:
+        """Their poses."""
+        return RigidTransforms.from_rotation(self.rotation, self.shift_xyz)
+
+
+def climb(
+    particle: WeightedParticle,
+    turnable: ComplexArray,
+    rotation: FloatArray,
+    shift_xyz: FloatArray,
+    zeta: float,
+    max_steps: int = 8,
+    max_turn_deg: float = 6.0,
+) -> Peaks:
+    """Return poses (M, 3, 3) and (M, 3) moved to the nearest maxima of their log-likelihood.
+
+    Parameters
+    ----------
+    turnable : the average's turnable spectrum
+    zeta : width of the prior of shifts, working voxels
+    max_steps : trial steps; 0 evaluates the poses as they are
+    max_turn_deg : longest turn of one step
+    """
+    rotation = np.ascontiguousarray(rotation, dtype=np.float64).copy()
+    shift_xyz = np.ascontiguousarray(shift_xyz, dtype=np.float64).copy()
+    out = np.empty((len(rotation), 3))
+    _local.refine(
+        turnable, float(OVERSAMPLING), particle.axes, particle.weighted, particle.weight,
+        float(particle.n), 1.0 / zeta**2, max_steps, np.deg2rad(max_turn_deg), 1.0,
+        rotation, shift_xyz, out,
+    )
+    return Peaks(rotation, shift_xyz, out[:, 0], 3.0 * np.log(2.0 * np.pi) - 0.5 * out[:, 1])
+
+
+def distinct(peaks: Peaks, min_turn_deg: float, min_move: float, n_best: int) -> IntArray:
+    """Return indices of up to n_best peaks, best first; of two at one place the higher is kept.
+
+    Two peaks are at one place when they differ by less than a turn and a move (voxels).
+    """
+    order = np.argsort(-peaks.log_likelihood, kind="stable")
+    smallest_trace = 1.0 + 2.0 * np.cos(np.deg2rad(min_turn_deg))
+    kept: list[int] = []
+    for m in order:
+        if len(kept) == n_best:
+            break
+        trace = np.einsum("kij,ij->k", peaks.rotation[kept], peaks.rotation[m])
+        moved = np.sum((peaks.shift_xyz[kept] - peaks.shift_xyz[m]) ** 2, axis=1)
+        if not np.any((trace > smallest_trace) & (moved < min_move**2)):
+            kept.append(int(m))
+    return np.array(kept, dtype=np.intp)
+
+
+def log_evidence(peaks: Peaks, zeta: float) -> FloatArray:
+    """Return the log of what each peak adds to the integral over poses, (M,).
+
+    Rotations are uniform over 8 pi^2 rad^3; shifts Gaussian of width zeta.
+    """
+    normalisation = LOG_ROTATIONS + 1.5 * np.log(2.0 * np.pi * zeta**2)
+    evidence: FloatArray = peaks.log_likelihood + peaks.log_volume - normalisation
+    return evidence

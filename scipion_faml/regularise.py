@@ -1,0 +1,114 @@
+"""What keeps noise out of an average: shell-wise noise, FSC between halves, a Wiener prior.
+
+With the variances sigma^2(r) of the noise and tau^2(r) of the structure on shell r, the most
+probable average given the responsibilities is
+
+    A = signal / (coverage + sigma^2 / tau^2)
+
+(Scheres 2012, J Mol Biol 415:406, Eq. 8). The ratio comes from the data: two halves of coverage
+c / 2 correlate by FSC = s / (1 + s) with s = (c / 2) tau^2 / sigma^2, so that
+sigma^2 / tau^2 = c (1 - FSC) / (2 FSC).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from scipion_faml.fourier import SampleSet
+from scipion_faml.types import ComplexArray, FloatArray, IntArray
+
+SMALLEST_FSC, LARGEST_FSC = 0.01, 0.999
+HALF_FLOOR = 0.05  # of a shell's mean coverage: what no particle measured is not blown up
+
+
+@lru_cache(maxsize=16)
+def _shells(samples: SampleSet) -> tuple[IntArray, int]:
+    radius = np.sqrt(np.sum(samples.frequency_xyz.astype(np.float64) ** 2, axis=1))
+    n_shells = int(samples.radius)
+    return np.clip(np.rint(radius).astype(np.intp) - 1, 0, n_shells - 1), n_shells
+
+
+def shell_of(samples: SampleSet) -> IntArray:
+    """Return the shell, from 0 at |k| = 1, of every sample, (J,)."""
+    return _shells(samples)[0]
+
+
+def sums_over_shells(values: FloatArray, samples: SampleSet) -> FloatArray:
+    """Return sums over shells |k| = 1.. of real values (J,), both Friedel mates counted."""
+    shell, n_shells = _shells(samples)
+    weighted = values * samples.multiplicity
+    return np.bincount(shell, weights=weighted, minlength=n_shells)
+
+
+def shell_means(values: FloatArray, samples: SampleSet) -> FloatArray:
+    """Return means over shells of real values (J,)."""
+    ones = np.ones(len(samples))
+    return sums_over_shells(values, samples) / sums_over_shells(ones, samples)
+
+
+def half_correlation(
+    signal: ComplexArray, coverage: FloatArray, samples: SampleSet
+) -> FloatArray:
+    """Return the FSC between two halves on shells |k| = 1.., from their sums (2, J)."""
+    shell = shell_of(samples)
+    maps = []
+    for s, c in zip(signal, coverage, strict=True):
+        floor = HALF_FLOOR * shell_means(np.maximum(c, 0.0), samples)[shell]
+        maps.append(s / (np.maximum(c, 0.0) + floor + np.finfo(float).tiny))
+    cross = sums_over_shells((maps[0] * maps[1].conj()).real, samples)
+    power = [sums_over_shells(np.abs(m) ** 2, samples) for m in maps]
+    return cross / np.sqrt(np.maximum(power[0] * power[1], np.finfo(float).tiny))
+
+
+def prior_coverage(
+    fsc: FloatArray, coverage: FloatArray, samples: SampleSet
+) -> FloatArray:
+    """Return sigma^2 / tau^2 on shells, in units of the coverage (J,) of all particles."""
+    bounded = np.clip(fsc, SMALLEST_FSC, LARGEST_FSC)
+    mean = shell_means(np.maximum(coverage, 0.0), samples)
+    return mean * (1.0 - bounded) / (2.0 * bounded)
+
+
+def wiener_average(
+    signal: ComplexArray, coverage: FloatArray, prior: FloatArray, samples: SampleSet
+) -> ComplexArray:
+    """Return signal / (coverage + sigma^2 / tau^2) at the samples, `prior` (n_shells,)."""
+    total = np.maximum(coverage, 0.0) + prior[shell_of(samples)] + np.finfo(float).tiny
+    average: ComplexArray = signal / total
+    return average
+
+
+@dataclass(frozen=True, eq=False)
+class ShellResidual:
+    """Sums over particles and shells from which the noise variance is estimated."""
+
+    power: FloatArray  # (n_shells,) sum w |X|^2
+    n_observed: FloatArray  # (n_shells,) sum w
+
+    def __add__(self, other: ShellResidual) -> ShellResidual:
+        return ShellResidual(self.power + other.power, self.n_observed + other.n_observed)
+
+    def explained(
+        self, signal: ComplexArray, coverage: FloatArray, average: ComplexArray, samples: SampleSet
+    ) -> FloatArray:
+        """Return what an average explains of the power, (n_shells,).
+
+        sum gamma (2 Re <X, R A>_w - |R A|_w^2) is <signal, A> and <coverage, |A|^2>: no particle is
+        turned again.
+        """
+        cross = sums_over_shells((signal * average.conj()).real, samples)
+        model = sums_over_shells(coverage * np.abs(average) ** 2, samples)
+        return 2.0 * cross - model
+
+    def noise(self, explained: FloatArray, is_white: bool) -> FloatArray:
+        """Return sigma^2 of a sample on each shell; of all shells together where it is white."""
+        # A reference that overfits would explain more than there is.
+        left = np.maximum(self.power - explained, 0.1 * self.power)
+        if is_white:
+            return np.full(len(left), left.sum() / max(self.n_observed.sum(), 1e-12))
+        mean = left.sum() / max(self.n_observed.sum(), 1e-12)
+        noise = np.where(self.n_observed > 0, left / np.maximum(self.n_observed, 1e-12), mean)
+        return np.maximum(noise, 1e-12 * max(mean, 1e-30))
