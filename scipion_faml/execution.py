@@ -1,4 +1,8 @@
-"""Workers: something with an order-preserving `map`. Results never depend on which is used."""
+"""Workers: something with an order-preserving `map`. Results never depend on which is used.
+
+The work is parallel over particles, so BLAS runs one thread in each worker: its own threads would
+fight the workers for the cores, and split sums differently from machine to machine.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,15 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
+from threadpoolctl import threadpool_limits
+
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def one_blas_thread() -> threadpool_limits:
+    """Return a context in which BLAS runs one thread, in the whole process."""
+    return threadpool_limits(limits=1, user_api="blas")
 
 
 class Executor(Protocol):
@@ -22,7 +33,8 @@ class SerialExecutor:
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Yield function(item) for each item."""
-        return map(function, items)
+        with one_blas_thread():
+            yield from map(function, items)
 
 
 class ThreadExecutor:
@@ -39,16 +51,17 @@ class ThreadExecutor:
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Yield function(item) for each item, in order."""
         waiting: deque[Future[R]] = deque()
-        pool = ThreadPoolExecutor(self.n_workers)
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > self.n_workers:
+        with one_blas_thread():
+            pool = ThreadPoolExecutor(self.n_workers)
+            try:
+                for item in items:
+                    waiting.append(pool.submit(function, item))
+                    if len(waiting) > self.n_workers:
+                        yield waiting.popleft().result()
+                while waiting:
                     yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
 
 
 def executor_of(n_workers: int) -> Executor:
