@@ -164,7 +164,7 @@ class Observation:
         # What the window smears into the missing wedge has random phases, but as magnitudes it
         # would add up, and draw every particle to the orientation of its wedge.
         plan = self.wedge.plan
-        magnitude = np.abs(gather(self.turnable, plan.axes, IDENTITY))
+        magnitude: FloatArray = np.abs(gather(self.turnable, plan.axes, IDENTITY))
         return harmonic_coefficients(magnitude * self.wedge.support_on_shells, plan)
 
     def turned_back(self, rotation: FloatArray, shift_xyz: FloatArray) -> ComplexArray:
@@ -226,7 +226,7 @@ class Reference:
 def prepare_reference(average: FloatArray, samples: SampleSet, plan: ShellPlan) -> Reference:
     """Return the reference of a class average (n, n, n)."""
     turnable = turnable_spectrum(average, samples.radius)
-    magnitude = np.abs(gather(turnable, plan.axes, IDENTITY))
+    magnitude: FloatArray = np.abs(gather(turnable, plan.axes, IDENTITY))
     return Reference(
         samples,
         plan,

@@ -20,7 +20,8 @@ def test_blas_runs_one_thread_in_a_worker_and_its_own_number_afterwards(executor
 
 @pytest.mark.parametrize("n_workers", [1, 2, 5])
 def test_results_come_in_the_order_of_the_items(n_workers):
-    assert list(executor_of(n_workers).map(lambda i: i * i, range(20))) == [i * i for i in range(20)]
+    squares = executor_of(n_workers).map(lambda i: i * i, range(20))
+    assert list(squares) == [i * i for i in range(20)]
 
 
 def test_an_error_of_a_worker_reaches_the_caller():
