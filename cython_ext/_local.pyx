@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Poses moved to the nearest maximum of their log-likelihood: Levenberg and Marquardt's method."""
 
-from libc.math cimport cos, fabs, floor, log, sin, sqrt
+from libc.math cimport cos, floor, sin, sqrt
 
 cdef double TWO_PI = 6.283185307179586476925286766559
 
@@ -24,8 +24,8 @@ cdef double _evaluate(Problem* p, const double* rotation, const double* shift,
     A turn exp([v]) R of the rotation changes R^T k by R^T (k x v): dM/dv = (R grad A) x k.
     """
     cdef Py_ssize_t j, side = 2 * p.limit + 1, row = p.limit + 1, ix, iy, iz, a, b
-    cdef double kx, ky, kz, qx, qy, qz, wx, wy, wz, sign, value = 0.0
-    cdef double vr, vi, gr[3]
+    cdef double kx, ky, kz, qx, qy, qz, wx, wy, wz, sign, vr, vi, value = 0.0
+    cdef double gr[3]
     cdef double gi[3]
     cdef double turned_r[3]
     cdef double turned_i[3]
@@ -112,10 +112,10 @@ cdef double _evaluate(Problem* p, const double* rotation, const double* shift,
     return value
 
 
-cdef double _factor(double* matrix) noexcept nogil:
-    """Cholesky's factor of a symmetric (6, 6) in its lower half; log of the determinant."""
+cdef void _factor(double* matrix) noexcept nogil:
+    """Cholesky's factor of a symmetric (6, 6), in its lower half."""
     cdef Py_ssize_t a, b, c
-    cdef double total, log_det = 0.0
+    cdef double total
     for a in range(6):
         for b in range(a + 1):
             total = matrix[6 * a + b]
@@ -123,10 +123,8 @@ cdef double _factor(double* matrix) noexcept nogil:
                 total = total - matrix[6 * a + c] * matrix[6 * b + c]
             if a == b:
                 matrix[6 * a + a] = sqrt(total if total > 1e-30 else 1e-30)
-                log_det = log_det + 2.0 * log(matrix[6 * a + a])
             else:
                 matrix[6 * a + b] = total / matrix[6 * b + b]
-    return log_det
 
 
 cdef void _solve(const double* factor, double* vector) noexcept nogil:
@@ -174,7 +172,8 @@ def refine(
     double max_move,                                # IN  longest shift of a step, voxels
     double[:, :, ::1] rotation not None,            # I/O (M, 3, 3)
     double[:, ::1] shift not None,                  # I/O (M, 3) voxels
-    double[:, ::1] out not None,                    # OUT (M, 3) log-likelihood, log det of its curvature, steps
+    double[:, ::1] out not None,                    # OUT (M, 2) log-likelihood, trial steps taken
+    double[:, :, ::1] curvature not None,           # OUT (M, 6, 6) turn x, y, z (rad) and shift x, y, z
 ):
     """Move M poses uphill. Oracle: tests/oracles.py::pose_log_likelihood."""
     cdef Py_ssize_t m, a, b, n_poses = rotation.shape[0], step
@@ -197,8 +196,10 @@ def refine(
         raise ValueError(f"points are ({points.shape[0]}, {p.n_points}) but there are "
                          f"{weighted.shape[0]} values and {weight.shape[0]} weights")
     if (rotation.shape[1] != 3 or rotation.shape[2] != 3 or shift.shape[0] != n_poses
-            or shift.shape[1] != 3 or out.shape[0] != n_poses or out.shape[1] != 3):
-        raise ValueError("rotations must be (M, 3, 3), shifts and out (M, 3)")
+            or shift.shape[1] != 3 or out.shape[0] != n_poses or out.shape[1] != 2
+            or curvature.shape[0] != n_poses or curvature.shape[1] != 6 or curvature.shape[2] != 6):
+        raise ValueError("rotations must be (M, 3, 3), shifts (M, 3), out (M, 2), "
+                         "curvature (M, 6, 6)")
     if p.n_points == 0 or n_poses == 0:
         return
     largest = 0.0
@@ -259,5 +260,8 @@ def refine(
                     if damping > 1e4:
                         break
             out[m, 0] = value
-            out[m, 1] = _factor(hessian)
-            out[m, 2] = step
+            out[m, 1] = step
+            for a in range(6):
+                for b in range(a + 1):
+                    curvature[m, a, b] = hessian[6 * a + b]
+                    curvature[m, b, a] = hessian[6 * a + b]

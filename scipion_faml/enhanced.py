@@ -56,6 +56,7 @@ from scipion_faml.refine import (
     Peaks,
     WeightedParticle,
     climb,
+    cubature,
     distinct,
     log_evidence,
     weighted_particle,
@@ -341,6 +342,7 @@ class _ClassPeaks:
     class_index: IntArray  # (M,)
     rotation: FloatArray  # (M, 3, 3)
     shift_xyz: FloatArray  # (M, 3) working voxels
+    curvature: FloatArray  # (M, 6, 6)
     log_joint: FloatArray  # (M,) log of what each adds to the evidence
 
 
@@ -361,6 +363,7 @@ def _climbed(
         np.concatenate([np.full(len(p), k, dtype=np.intp) for k, p in parts]),
         np.concatenate([p.rotation for _, p in parts]),
         np.concatenate([p.shift_xyz for _, p in parts]),
+        np.concatenate([p.curvature for _, p in parts]),
         np.concatenate([log_evidence(p, task.zeta) + task.log_alpha[k] for k, p in parts]),
     )
 
@@ -417,9 +420,15 @@ class _ChunkSums:
         gamma = without_small(gamma, task.bench.config.min_responsibility)
         for m in np.flatnonzero(gamma > 0):
             k, rotation, shift_xyz = peaks.class_index[m], peaks.rotation[m], peaks.shift_xyz[m]
-            self.signal[k] += gamma[m] * particle.turned_back(rotation, shift_xyz)
-            self.coverage[k] += gamma[m] * particle.wedge.turned_back(rotation)
-            self.sq_shift += float(gamma[m] * np.sum(shift_xyz**2))
+            if task.bench.config.spread:
+                rr, tt = cubature(rotation, shift_xyz, peaks.curvature[m], 15.0)
+            else:
+                rr, tt = rotation[None], shift_xyz[None]
+            for r, t in zip(rr, tt):
+                g = gamma[m] / len(rr)
+                self.signal[k] += g * particle.turned_back(r, t)
+                self.coverage[k] += g * particle.wedge.turned_back(r)
+                self.sq_shift += float(g * np.sum(t**2))
         class_weight = np.bincount(peaks.class_index, gamma, task.state.n_classes)
         self.weight += class_weight
         best = int(np.argmax(gamma))

@@ -40,6 +40,7 @@ class FamlConfig:
     noise: str = "shells"  # a variance for each shell, or "white"
     regularise: bool = True  # Wiener prior from the FSC of halves
     min_zeta: float = 1.0  # voxels
+    spread: bool = True
     start_radius: int = 5  # shells compared at first
     dense_bandwidth: int = 24  # of the integral over all poses, at most
     seed: int = 0

@@ -17,7 +17,7 @@ import numpy as np
 
 from scipion_faml.cython_ext import _local
 from scipion_faml.fourier import OVERSAMPLING
-from scipion_faml.geometry import RigidTransforms
+from scipion_faml.geometry import RigidTransforms, rotation_from_vector
 from scipion_faml.measured import Measured
 from scipion_faml.regularise import shell_of
 from scipion_faml.types import ComplexArray, FloatArray, IntArray
@@ -54,7 +54,7 @@ class Peaks:
     rotation: FloatArray  # (M, 3, 3)
     shift_xyz: FloatArray  # (M, 3) working voxels
     log_likelihood: FloatArray  # (M,) ratio to pure noise, with the prior of shifts
-    log_volume: FloatArray  # (M,) log of (2 pi)^3 / sqrt(det H), H the curvature
+    curvature: FloatArray  # (M, 6, 6) H: turns about x, y, z (rad) and shifts (working voxels)
 
     def __len__(self) -> int:
         return len(self.rotation)
@@ -63,7 +63,7 @@ class Peaks:
         """Return the peaks at `index`."""
         return Peaks(
             self.rotation[index], self.shift_xyz[index],
-            self.log_likelihood[index], self.log_volume[index],
+            self.log_likelihood[index], self.curvature[index],
         )
 
     @property
@@ -92,13 +92,13 @@ def climb(
     """
     rotation = np.ascontiguousarray(rotation, dtype=np.float64).copy()
     shift_xyz = np.ascontiguousarray(shift_xyz, dtype=np.float64).copy()
-    out = np.empty((len(rotation), 3))
+    out, curvature = np.empty((len(rotation), 2)), np.empty((len(rotation), 6, 6))
     _local.refine(
         turnable, float(OVERSAMPLING), particle.axes, particle.weighted, particle.weight,
         float(particle.n), 1.0 / zeta**2, max_steps, np.deg2rad(max_turn_deg), 1.0,
-        rotation, shift_xyz, out,
+        rotation, shift_xyz, out, curvature,
     )
-    return Peaks(rotation, shift_xyz, out[:, 0], 3.0 * np.log(2.0 * np.pi) - 0.5 * out[:, 1])
+    return Peaks(rotation, shift_xyz, out[:, 0], curvature)
 
 
 def distinct(peaks: Peaks, min_turn_deg: float, min_move: float, n_best: int) -> IntArray:
@@ -125,5 +125,23 @@ def log_evidence(peaks: Peaks, zeta: float) -> FloatArray:
     Rotations are uniform over 8 pi^2 rad^3; shifts Gaussian of width zeta.
     """
     normalisation = LOG_ROTATIONS + 1.5 * np.log(2.0 * np.pi * zeta**2)
-    evidence: FloatArray = peaks.log_likelihood + peaks.log_volume - normalisation
+    log_volume = 3.0 * np.log(2.0 * np.pi) - 0.5 * np.linalg.slogdet(peaks.curvature)[1]
+    evidence: FloatArray = peaks.log_likelihood + log_volume - normalisation
     return evidence
+
+
+def cubature(
+    rotation: FloatArray, shift_xyz: FloatArray, curvature: FloatArray, widest_turn_deg: float
+) -> tuple[FloatArray, FloatArray]:
+    """Return 12 poses that together have the mean and covariance of the posterior at a peak.
+
+    The third-degree rule of the Gaussian: +- sqrt(6) along each column of a factor of H^-1. Turns
+    are limited to `widest_turn_deg`: beyond, a parabola is no picture of the posterior.
+    """
+    values, vectors = np.linalg.eigh(curvature)
+    offsets = vectors / np.sqrt(np.maximum(values, 1e-9)) * np.sqrt(6.0)
+    steps = np.concatenate([offsets.T, -offsets.T])
+    turn = np.linalg.norm(steps[:, :3], axis=1)
+    limit = np.minimum(1.0, np.deg2rad(widest_turn_deg) / np.maximum(turn, 1e-12))
+    steps = steps * limit[:, None]
+    return rotation_from_vector(steps[:, :3]) @ rotation, shift_xyz + steps[:, 3:]
