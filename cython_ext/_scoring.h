@@ -163,11 +163,12 @@ static int gather_points(SpectrumTable t, const float *const points[3], long n_p
  * Samples in runs of kx; runs in any order (tiles keep what is read of the table in the cache). */
 typedef struct {
     long n_samples;
-    int n_runs, n_rows, n_planes, radius;
+    int n_runs, n_rows, n_planes, n_tiles, radius;
     const float *axes[3];          /* (n_samples,) kx, ky, kz */
     const float *weight, *re, *im; /* (n_samples,) wedge times multiplicity; that times the particle */
     const int *runs;               /* (n_runs, 3): first kx, samples, row */
     const int *rows;               /* (n_rows, 2): kz, ky, ascending */
+    const int *tiles;              /* (n_tiles + 1,): first sample of each tile of neighbours */
 } RunSamples;
 
 /* Shifts: multiples of `step` voxels up to `reach` and one beyond, the same along each axis. */
@@ -179,7 +180,6 @@ typedef struct {
 
 /* Working memory, all in floats. */
 typedef struct {
-    float *re, *im; /* (n_samples + LANES,) products of particle and turned average */
     float *after_x; /* (n_rows, 4, n_lanes) */
     float *after_y; /* (n_planes, reach + 2, 8, n_lanes) */
     float *parts;   /* (8, reach + 2, reach + 2, n_lanes) */
@@ -188,17 +188,17 @@ typedef struct {
     float *row_ramp; /* (n_rows, 2) */
 } Scratch;
 
-/* Products conj(turned average) times particle; returns the average's weighted power. */
-FAML_INLINE double products(const SpectrumTable *t, const RunSamples *s, const double *matrix,
-                            float *re, float *im) {
+/* Products conj(turned average) times particle from `first` to `stop`; returns their power. */
+FAML_INLINE double products(const SpectrumTable *t, const RunSamples *s, long first, long stop,
+                            const double *matrix, float *re, float *im) {
     Cells cells;
     float ar[CHUNK], ai[CHUNK], m[9];
     double power = 0.0;
     memset(ar, 0, sizeof ar);
     memset(ai, 0, sizeof ai);
     for (int i = 0; i < 9; i++) m[i] = (float)matrix[i];
-    for (long start = 0; start < s->n_samples; start += CHUNK) {
-        int n = s->n_samples - start < CHUNK ? (int)(s->n_samples - start) : CHUNK;
+    for (long start = first; start < stop; start += CHUNK) {
+        int n = stop - start < CHUNK ? (int)(stop - start) : CHUNK;
         int i = 0;
         vec sum = spread(0);
         float rest = 0.0f;
@@ -221,6 +221,42 @@ FAML_INLINE double products(const SpectrumTable *t, const RunSamples *s, const d
         power += total(sum) + rest;
     }
     return power;
+}
+
+/* The block of the table, BLOCK samples wide, that holds a tile's middle sample when turned. */
+enum { BLOCK = 32 };
+
+FAML_INLINE int block_of(const SpectrumTable *t, const RunSamples *s, int tile, const double *m,
+                         int n_across) {
+    const long middle = ((long)s->tiles[tile] + s->tiles[tile + 1]) / 2;
+    const double a = s->axes[0][middle], b = s->axes[1][middle], c = s->axes[2][middle];
+    double x = m[0] * a + m[1] * b + m[2] * c, y = m[3] * a + m[4] * b + m[5] * c,
+           z = m[6] * a + m[7] * b + m[8] * c, sign = x < 0 ? -1.0 : 1.0;
+    return ((int)(sign * z + t->limit) / BLOCK * n_across + (int)(sign * y + t->limit) / BLOCK)
+               * n_across + (int)(sign * x) / BLOCK;
+}
+
+/* Products of all rotations, (n, 2, stride) floats, and power. A table beyond the cache is read
+ * block by block, each by all rotations before the next: otherwise memory is the bound. */
+FAML_CLONES
+static void turn_and_multiply(SpectrumTable t, RunSamples s, const double *matrices, int n,
+                              int *start, int *order, long stride, float *product, double *power) {
+    const int n_across = 2 * t.limit / BLOCK + 1, n_blocks = n_across * n_across * n_across;
+    const int n_parts = n * s.n_tiles;
+    /* Counting sort of (rotation, tile) by block; within a block in their own order. */
+    memset(start, 0, (n_blocks + 1) * sizeof(int));
+    for (int i = 0; i < n_parts; i++)
+        start[block_of(&t, &s, i % s.n_tiles, matrices + 9 * (i / s.n_tiles), n_across) + 1]++;
+    for (int b = 0; b < n_blocks; b++) start[b + 1] += start[b];
+    for (int i = 0; i < n_parts; i++)
+        order[start[block_of(&t, &s, i % s.n_tiles, matrices + 9 * (i / s.n_tiles), n_across)]++] = i;
+    memset(power, 0, n * sizeof(double));
+    for (int i = 0; i < n_parts; i++) {
+        const int rotation = order[i] / s.n_tiles, tile = order[i] % s.n_tiles;
+        float *re = product + 2 * rotation * stride;
+        power[rotation] += products(&t, &s, s.tiles[tile], s.tiles[tile + 1],
+                                    matrices + 9 * rotation, re, re + stride);
+    }
 }
 
 /* Add the sum over a run of p exp(i k t) in four parts, for shifts t >= 0:
@@ -437,13 +473,12 @@ FAML_INLINE double cross_at(const RunSamples *s, const float *re, const float *i
     return cross + total(sum);
 }
 
-/* Best shift of one rotation, and what Eq. 1 and 15 need there: out = x, y, z, cross, power. */
+/* Best shift of one rotation from its products, and the sum of Eq. 1 there: x, y, z, cross. */
 FAML_CLONES
-static void score_rotation(SpectrumTable t, RunSamples s, ShiftWindow w, Scratch work,
-                           const double *matrix, double *out) {
+static void score_shifts(RunSamples s, ShiftWindow w, Scratch work, const float *product_re,
+                         const float *product_im, double *out) {
     const int n = w.reach + 2, n_lanes = w.n_lanes;
-    const float *re = work.re, *im = work.im;
-    out[4] = products(&t, &s, matrix, work.re, work.im);
+    const float *re = product_re, *im = product_im;
     memset(work.after_x, 0, (size_t)s.n_rows * 4 * n_lanes * sizeof(float));
     for (int r = 0; r < s.n_runs; r++) {
         const int *run = s.runs + 3 * r;
@@ -468,7 +503,7 @@ static void score_rotation(SpectrumTable t, RunSamples s, ShiftWindow w, Scratch
     sum_over_z(work.after_y, work.phase, s.n_planes, &w, work.parts);
     parts_to_octants(work.parts, (long)n * n * n_lanes);
     best_shift(work.parts, &w, out);
-    out[3] = cross_at(&s, work.re, work.im, w.n_box, out, work.ramp, work.row_ramp);
+    out[3] = cross_at(&s, product_re, product_im, w.n_box, out, work.ramp, work.row_ramp);
 }
 
 #endif

@@ -4,26 +4,25 @@
 from libc.stdlib cimport free, malloc
 
 cdef extern from "_scoring.h":
-    enum: LANES
+    enum: LANES, BLOCK
     ctypedef struct SpectrumTable:
         pass
     ctypedef struct RunSamples:
         long n_samples
-        int n_runs, n_rows, n_planes, radius
+        int n_runs, n_rows, n_planes, n_tiles, radius
         const float* axes[3]
         const float* weight
         const float* re
         const float* im
         const int* runs
         const int* rows
+        const int* tiles
     ctypedef struct ShiftWindow:
         int n_box, reach, n_lanes
         double step, max_shift
         const float* cosines
         const float* sines
     ctypedef struct Scratch:
-        float* re
-        float* im
         float* after_x
         float* after_y
         float* parts
@@ -33,9 +32,12 @@ cdef extern from "_scoring.h":
     SpectrumTable spectrum_table(const float* samples, int limit) nogil
     int gather_points(SpectrumTable t, const float** points, long n_points, const double* matrix,
                       float* out) nogil
-    void score_rotation(SpectrumTable t, RunSamples s, ShiftWindow w, Scratch work,
-                        const double* matrix, double* out) nogil
+    void turn_and_multiply(SpectrumTable t, RunSamples s, const double* matrices, int n, int* start,
+                           int* order, long stride, float* product, double* power) nogil
+    void score_shifts(RunSamples s, ShiftWindow w, Scratch work, const float* product_re,
+                      const float* product_im, double* out) nogil
 
+cdef size_t BATCH_BYTES = 1 << 26  # of products: rotations that are worked on together
 SHIFT_LANES = LANES  # tables over shifts hold a multiple of this many
 
 
@@ -71,6 +73,7 @@ def score_rotations(
     const float[:, ::1] weighted not None,          # IN  (2, J) real and imaginary part of weight times X
     const int[:, ::1] runs not None,                # IN  (S, 3) first kx, number of samples, row
     const int[:, ::1] rows not None,                # IN  (R, 2) kz, ky, ascending
+    const int[::1] tiles not None,                  # IN  (T + 1,) first sample of each tile, then J
     const double[:, :, ::1] matrix not None,        # IN  (M, 3, 3) from a sample's k to the table's
     const float[:, ::1] cosines not None,           # IN  (2 radius + 1, L) cos(2 pi k s step / n)
     const float[:, ::1] sines not None,             # IN  and sin; k = -radius..radius, s = 0..L - 1
@@ -102,6 +105,7 @@ def score_rotations(
     s.n_samples, s.n_runs, s.n_rows = weight.shape[0], <int>runs.shape[0], <int>rows.shape[0]
     s.radius = <int>(cosines.shape[0] // 2)
     _check_runs(axes, runs, rows, s.radius)
+    _check_tiles(tiles, axes.shape[1])
     _check_reach(axes, matrix, table.shape[2] - 1)
     if n_rotations == 0 or s.n_samples == 0:
         out[:, :] = 0
@@ -112,34 +116,46 @@ def score_rotations(
     for r in range(3):
         s.axes[r] = &axes[r, 0]
     s.weight, s.re, s.im = &weight[0], &weighted[0, 0], &weighted[1, 0]
-    s.runs, s.rows = &runs[0, 0], &rows[0, 0]
+    s.runs, s.rows, s.tiles, s.n_tiles = &runs[0, 0], &rows[0, 0], &tiles[0], <int>tiles.shape[0] - 1
     w.n_box, w.reach, w.n_lanes, w.step, w.max_shift = n_box, reach, <int>cosines.shape[1], step, max_shift
     w.cosines, w.sines = &cosines[0, 0], &sines[0, 0]
-    cdef size_t n = reach + 2, n_lanes = w.n_lanes
-    cdef size_t sizes[8]
+    cdef size_t n = reach + 2, n_lanes = w.n_lanes, stride = s.n_samples + LANES
+    cdef size_t n_batch = max(1, min(<size_t>n_rotations, BATCH_BYTES // (8 * stride)))
+    cdef size_t n_across = 2 * (table.shape[2] - 1) // BLOCK + 1
+    cdef size_t sizes[9]
     sizes[:] = [
-        s.n_samples + LANES, s.n_samples + LANES, 4 * s.n_rows * n_lanes, s.n_planes * n * 8 * n_lanes,
-        8 * n * n * n_lanes, 2 * s.n_planes * n_lanes, 2 * (s.radius + 1 + LANES), 2 * s.n_rows,
+        4 * s.n_rows * n_lanes, s.n_planes * n * 8 * n_lanes, 8 * n * n * n_lanes,
+        2 * s.n_planes * n_lanes, 2 * (s.radius + 1 + LANES), 2 * s.n_rows, 2 * n_batch * stride,
+        n_across * n_across * n_across + 1, n_batch * s.n_tiles,
     ]
-    cdef size_t n_floats = 0
-    for r in range(8):
-        n_floats += sizes[r]
-    cdef float* memory = <float*>malloc(n_floats * sizeof(float))
-    if memory == NULL:
-        raise MemoryError(f"{n_floats * sizeof(float)} bytes to score a particle")
-    work.re = memory
-    work.im = work.re + sizes[0]
-    work.after_x = work.im + sizes[1]
-    work.after_y = work.after_x + sizes[2]
-    work.parts = work.after_y + sizes[3]
-    work.phase = work.parts + sizes[4]
-    work.ramp = work.phase + sizes[5]
-    work.row_ramp = work.ramp + sizes[6]
+    cdef size_t n_words = 0
+    for r in range(9):
+        n_words += sizes[r]
+    cdef double* power = <double*>malloc(n_batch * sizeof(double) + n_words * sizeof(float))
+    if power == NULL:
+        raise MemoryError(f"{n_words * sizeof(float)} bytes to score a particle")
+    work.after_x = <float*>(power + n_batch)
+    work.after_y = work.after_x + sizes[0]
+    work.parts = work.after_y + sizes[1]
+    work.phase = work.parts + sizes[2]
+    work.ramp = work.phase + sizes[3]
+    work.row_ramp = work.ramp + sizes[4]
+    cdef float* product = work.row_ramp + sizes[5]
+    cdef int* start = <int*>(product + sizes[6])
+    cdef int* order = start + sizes[7]
     cdef SpectrumTable t = spectrum_table(<const float*>&table[0, 0, 0], <int>(table.shape[2] - 1))
+    cdef Py_ssize_t first = 0, n_here
     with nogil:
-        for m in range(n_rotations):
-            score_rotation(t, s, w, work, &matrix[m, 0, 0], &out[m, 0])
-        free(memory)
+        while first < n_rotations:
+            n_here = min(<Py_ssize_t>n_batch, n_rotations - first)
+            turn_and_multiply(t, s, &matrix[first, 0, 0], <int>n_here, start, order, <long>stride,
+                              product, power)
+            for m in range(n_here):
+                score_shifts(s, w, work, product + 2 * m * stride, product + (2 * m + 1) * stride,
+                             &out[first + m, 0])
+                out[first + m, 4] = power[m]
+            first += n_here
+        free(power)
 
 
 cdef _check_table(Py_ssize_t n_z, Py_ssize_t n_y, Py_ssize_t n_x):
@@ -162,6 +178,16 @@ cdef _check_runs(const float[:, ::1] axes, const int[:, ::1] runs, const int[:, 
         n_samples += runs[r, 1]
     if n_samples != axes.shape[1]:
         raise ValueError(f"the runs hold {n_samples} samples, the arrays {axes.shape[1]}")
+
+
+cdef _check_tiles(const int[::1] tiles, Py_ssize_t n_samples):
+    """Tiles follow each other and cover the samples."""
+    cdef Py_ssize_t i
+    if tiles.shape[0] < 1 or tiles[0] != 0 or tiles[tiles.shape[0] - 1] != n_samples:
+        raise ValueError(f"the tiles do not cover {n_samples} samples")
+    for i in range(1, tiles.shape[0]):
+        if tiles[i] <= tiles[i - 1]:
+            raise ValueError(f"tile {i - 1} holds no sample")
 
 
 cdef _check_reach(const float[:, ::1] axes, const double[:, :, ::1] matrix, Py_ssize_t limit):

@@ -396,8 +396,9 @@ def score_rotations(
     found = np.empty((len(euler_zyz), 5))
     _scoring.score_rotations(
         reference.turnable, wedge.runs.axes, wedge.run_weight, observation.weighted_runs,
-        wedge.runs.runs, wedge.runs.rows, np.ascontiguousarray(OVERSAMPLING * inverse),
-        cosines, sines, samples.n, reach, samples.n / samples.n_shift, max_shift, found,
+        wedge.runs.runs, wedge.runs.rows, wedge.runs.tiles,
+        np.ascontiguousarray(OVERSAMPLING * inverse), cosines, sines, samples.n, reach,
+        samples.n / samples.n_shift, max_shift, found,
     )
     cross, power = np.ascontiguousarray(found[:, 3:].T)
     return Candidates(

@@ -169,6 +169,7 @@ class SampleRuns:
     axes: FloatArray  # (3, P) float32: kx, ky, kz
     runs: IntArray  # (S, 3) int32: first kx, number of samples, row
     rows: IntArray  # (R, 2) int32: kz, ky, ascending
+    tiles: IntArray  # (T + 1,) int32: the first sample of each tile, then P
 
 
 TILE_ZYX = (8, 8, 16)
@@ -181,6 +182,8 @@ def sample_runs(samples: SampleSet, weight: FloatArray) -> SampleRuns:
     tiles = [k // size for k, size in zip((kz, ky, kx), TILE_ZYX, strict=True)]
     order = np.lexsort((kx, ky, kz, *tiles[::-1]))
     kx, ky, kz = kx[order], ky[order], kz[order]
+    tile_changes = np.any([np.diff(tile[order]) != 0 for tile in tiles], axis=0)
+    tile_starts = np.concatenate([[0], np.flatnonzero(tile_changes) + 1, [len(order)]])
     starts = np.ones(len(order), dtype=bool)
     starts[1:] = (np.diff(kx) != 1) | (np.diff(ky) != 0) | (np.diff(kz) != 0)
     starts[1:] |= kx[1:] % TILE_ZYX[2] == 0
@@ -189,7 +192,10 @@ def sample_runs(samples: SampleSet, weight: FloatArray) -> SampleRuns:
     rows, row = np.unique(np.stack([kz[first], ky[first]], axis=1), axis=0, return_inverse=True)
     runs = np.stack([kx[first], length, row.ravel()], axis=1)
     axes = np.ascontiguousarray(samples.axes[:, kept[order]])
-    return SampleRuns(kept[order], axes, runs.astype(np.int32), rows.astype(np.int32))
+    return SampleRuns(
+        kept[order], axes, runs.astype(np.int32), rows.astype(np.int32),
+        tile_starts.astype(np.int32),
+    )
 
 
 @lru_cache(maxsize=4)

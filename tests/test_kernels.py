@@ -72,7 +72,7 @@ def test_shift_and_score_of_a_rotation_are_those_of_a_direct_scan(n, max_shift):
     out = np.empty((3, 5))
     _scoring.score_rotations(
         table, frozen(runs.axes), weight, weighted, frozen(runs.runs), frozen(runs.rows),
-        2 * rotations, np.cos(phase).astype(np.float32), np.sin(phase).astype(np.float32),
+        frozen(runs.tiles), 2 * rotations, np.cos(phase).astype(np.float32), np.sin(phase).astype(np.float32),
         n, reach, 1.0, max_shift, out,
     )
     for found, rotation in zip(out, rotations, strict=True):
@@ -174,7 +174,7 @@ def scoring_arguments(n=8):
         "table": turnable_spectrum(np.zeros((n, n, n), np.float32), samples.radius),
         "axes": runs.axes, "weight": np.ones(len(runs.index), np.float32),
         "weighted": np.ones((2, len(runs.index)), np.float32), "runs": runs.runs,
-        "rows": runs.rows, "matrix": 2 * np.eye(3)[None], "cosines": trig, "sines": trig,
+        "rows": runs.rows, "tiles": runs.tiles, "matrix": 2 * np.eye(3)[None], "cosines": trig, "sines": trig,
         "n_box": n, "reach": 2, "step": 1.0, "max_shift": 2.0, "out": np.zeros((1, 5)),
     }
 
@@ -188,6 +188,7 @@ def scoring_arguments(n=8):
         ("rows", np.zeros((2, 2), np.int32), "not above the row before"),
         ("runs", np.array([[0, 99, 0]], np.int32), "run 0 lies beyond"),
         ("runs", np.array([[0, 2, 0]], np.int32), "the runs hold 2 samples"),
+        ("tiles", np.array([0, 5], np.int32), "do not cover"),
         ("matrix", 3 * np.eye(3)[None], "leave the table"),
         ("matrix", np.full((1, 3, 3), np.nan), "leave the table"),
         ("reach", 7, "do not fit 8 lanes"),
