@@ -1,10 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Turned averages against particles: interpolation, best shift and score (C in _scoring.h)."""
 
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free
 
 cdef extern from "_scoring.h":
     enum: LANES, BLOCK
+    void* allocate(size_t n_bytes) nogil
     ctypedef struct SpectrumTable:
         pass
     ctypedef struct RunSamples:
@@ -37,7 +38,7 @@ cdef extern from "_scoring.h":
     void score_shifts(RunSamples s, ShiftWindow w, Scratch work, const float* product_re,
                       const float* product_im, double* out) nogil
 
-cdef size_t BATCH_BYTES = 1 << 26  # of products: rotations that are worked on together
+cdef size_t BATCH_BYTES = 160 << 20  # of products: rotations that are worked on together
 SHIFT_LANES = LANES  # tables over shifts hold a multiple of this many
 
 
@@ -131,7 +132,7 @@ def score_rotations(
     cdef size_t n_words = 0
     for r in range(9):
         n_words += sizes[r]
-    cdef double* power = <double*>malloc(n_batch * sizeof(double) + n_words * sizeof(float))
+    cdef double* power = <double*>allocate(n_batch * sizeof(double) + n_words * sizeof(float))
     if power == NULL:
         raise MemoryError(f"{n_words * sizeof(float)} bytes to score a particle")
     work.after_x = <float*>(power + n_batch)

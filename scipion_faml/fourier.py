@@ -242,7 +242,8 @@ def _turnable(wrapped: FloatArray, radius: float) -> ComplexArray:
         part = _padded_middle(wrapped[start : start + slab].astype(np.float32, copy=False), 2)
         rows = fft.rfft(part, overwrite_x=True)[..., : limit + 1]
         planes[start : start + slab] = _from_minus_limit(rows, 1, n, limit)
-    table = np.zeros((2 * limit + 1, 2 * limit + 1, limit + 1), dtype=np.complex64)
+    # Not np.zeros: only np.empty asks for large pages, which matter where a table is turned.
+    table = np.empty((2 * limit + 1, 2 * limit + 1, limit + 1), dtype=np.complex64)
     for start in range(0, 2 * limit + 1, slab):
         stop = min(start + slab, 2 * limit + 1)
         # No turned sample touches columns beyond the sphere: they stay 0.
@@ -251,6 +252,7 @@ def _turnable(wrapped: FloatArray, radius: float) -> ComplexArray:
         table[:, start:stop, :width] = _from_minus_limit(
             planes[:, start:stop, :width], 0, n, limit
         )
+        table[:, start:stop, width:] = 0
     return table
 
 
