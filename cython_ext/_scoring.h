@@ -145,10 +145,27 @@ FAML_INLINE void locate_chunk(const SpectrumTable *t, const float *const points[
     }
 }
 
-/* The table at matrix @ (points[0], points[1], points[2]); 0 if a point lies outside it. */
+/* out times ramp[0][kx] ramp[1][ky] ramp[2][kz], k from -radius to radius in each (complex) row. */
+FAML_INLINE void multiply_ramps(const float *const points[3], long start, int n, const float *ramp,
+                                int radius, float *out) {
+    const float *rx = ramp + 2 * radius, *ry = rx + 2 * (2 * radius + 1),
+                *rz = ry + 2 * (2 * radius + 1);
+    for (int i = 0; i < n; i++) {
+        const float *a = rx + 2 * (int)points[0][start + i], *b = ry + 2 * (int)points[1][start + i],
+                    *c = rz + 2 * (int)points[2][start + i];
+        const float re = a[0] * b[0] - a[1] * b[1], im = a[0] * b[1] + a[1] * b[0];
+        const float pr = re * c[0] - im * c[1], pi = re * c[1] + im * c[0];
+        const float vr = out[2 * i], vi = out[2 * i + 1];
+        out[2 * i] = vr * pr - vi * pi;
+        out[2 * i + 1] = vr * pi + vi * pr;
+    }
+}
+
+/* The table at matrix @ (points[0], points[1], points[2]), times a ramp unless it is NULL; 0 if a
+ * point lies outside the table. */
 FAML_CLONES
 static int gather_points(SpectrumTable t, const float *const points[3], long n_points,
-                         const double *matrix, float *out) {
+                         const double *matrix, const float *ramp, int radius, float *out) {
     Cells cells;
     float re[CHUNK], im[CHUNK], m[9];
     int is_inside = 1;
@@ -172,6 +189,7 @@ static int gather_points(SpectrumTable t, const float *const points[3], long n_p
             out[2 * (start + i)] = re[i];
             out[2 * (start + i) + 1] = im[i];
         }
+        if (ramp) multiply_ramps(points, start, n, ramp, radius, out + 2 * start);
     }
     return 1;
 }

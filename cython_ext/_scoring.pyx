@@ -32,7 +32,7 @@ cdef extern from "_scoring.h":
         float* row_ramp
     SpectrumTable spectrum_table(const float* samples, int limit) nogil
     int gather_points(SpectrumTable t, const float** points, long n_points, const double* matrix,
-                      float* out) nogil
+                      const float* ramp, int radius, float* out) nogil
     void turn_and_multiply(SpectrumTable t, RunSamples s, const double* matrices, int n, int* start,
                            int* order, long stride, float* product, double* power) nogil
     void score_shifts(RunSamples s, ShiftWindow w, Scratch work, const float* product_re,
@@ -49,6 +49,31 @@ def gather(
     float complex[::1] out not None,                # OUT (J,) table at matrix @ point
 ):
     """Trilinear interpolation within |k| < K. Oracle: tests/oracles.py::gather_table."""
+    _gather(table, points, matrix, NULL, 0, out)
+
+
+def gather_shifted(
+    const float complex[:, :, ::1] table not None,  # IN  (2K + 1, 2K + 1, K + 1) spectrum, DC at (K, K, 0)
+    const float[:, ::1] points not None,            # IN  (3, J) kx, ky, kz: integers up to R
+    const double[:, ::1] matrix not None,           # IN  (3, 3) rotation times scale, for every point
+    const float complex[:, ::1] ramp not None,      # IN  (3, 2R + 1) factor of kx, ky, kz = -R..R
+    float complex[::1] out not None,                # OUT (J,) table at matrix @ point, times factors
+):
+    """`gather` times a phase ramp. Oracle: tests/oracles.py::gather_table."""
+    cdef Py_ssize_t j, radius = ramp.shape[1] // 2
+    if ramp.shape[0] != 3 or ramp.shape[1] % 2 == 0 or points.shape[0] != 3:
+        raise ValueError(f"ramps ({ramp.shape[0]}, {ramp.shape[1]}) and points "
+                         f"({points.shape[0]}, J): (3, 2R + 1) and (3, J) are needed")
+    for j in range(points.shape[1]):
+        if not (abs(points[0, j]) <= radius and abs(points[1, j]) <= radius
+                and abs(points[2, j]) <= radius):
+            raise ValueError(f"point {j} lies beyond the ramp, which ends at {radius}")
+    _gather(table, points, matrix, &ramp[0, 0], <int>radius, out)
+
+
+cdef _gather(const float complex[:, :, ::1] table, const float[:, ::1] points,
+             const double[:, ::1] matrix, const float complex* ramp, int radius,
+             float complex[::1] out):
     cdef long n_points = points.shape[1]
     cdef const float* axes[3]
     cdef int is_inside = 1
@@ -62,7 +87,8 @@ def gather(
     axes[0], axes[1], axes[2] = &points[0, 0], &points[1, 0], &points[2, 0]
     cdef SpectrumTable t = spectrum_table(<const float*>&table[0, 0, 0], <int>(table.shape[2] - 1))
     with nogil:
-        is_inside = gather_points(t, axes, n_points, &matrix[0, 0], <float*>&out[0])
+        is_inside = gather_points(t, axes, n_points, &matrix[0, 0], <const float*>ramp, radius,
+                                  <float*>&out[0])
     if not is_inside:
         raise ValueError(f"a point lies outside the table, which ends at |k| = {table.shape[2] - 1}")
 

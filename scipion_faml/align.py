@@ -171,9 +171,10 @@ class Observation:
         """Return R^-1 (w X) at the samples, (J,) complex64: X in the frame of its average."""
         # Moving X by -t multiplies it by exp(+2 pi i (R k) . t) = exp(+2 pi i k . (R^T t)).
         ramp = shift_ramp(self.samples.n, -(rotation.T @ shift_xyz)).astype(np.complex64)
-        kx, ky, kz = self.samples.axes.astype(np.intp) + self.samples.n // 2
-        phase = ramp[0, kx] * ramp[1, ky] * ramp[2, kz]
-        return gather(self.turnable, self.samples.axes, rotation) * phase
+        values = np.empty(len(self.samples), dtype=np.complex64)
+        matrix = np.ascontiguousarray(OVERSAMPLING * rotation, dtype=np.float64)
+        _scoring.gather_shifted(self.turnable, self.samples.axes, matrix, ramp, values)
+        return values
 
 
 def observe(volume: FloatArray, wedge: PreparedWedge, index: int = 0) -> Observation:

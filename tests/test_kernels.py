@@ -203,6 +203,23 @@ def test_scoring_refuses_what_does_not_fit(name, value, message):
         _scoring.score_rotations(*arguments.values())
 
 
+@pytest.mark.parametrize("n", [7, 8])
+def test_a_ramp_multiplies_what_is_gathered(n):
+    rng = np.random.default_rng(n)
+    samples = sample_set(n)
+    table = turnable_spectrum(rng.normal(size=(n,) * 3).astype(np.float32), samples.radius)
+    radius = int(samples.radius)
+    ramp = rng.normal(size=(3, 2 * radius + 1, 2)).astype(np.float32).view(np.complex64)[..., 0]
+    out = np.empty(len(samples), dtype=np.complex64)
+    _scoring.gather_shifted(table, samples.axes, 2 * ROTATION, frozen(ramp), out)
+    index = samples.axes.astype(int) + radius
+    factor = ramp[0, index[0]] * ramp[1, index[1]] * ramp[2, index[2]]
+    expected = oracles.gather_table(table, samples.axes, 2 * ROTATION) * factor
+    np.testing.assert_allclose(out, expected, atol=1e-5 * np.abs(expected).max())
+    with pytest.raises(ValueError, match="beyond the ramp"):
+        _scoring.gather_shifted(table, samples.axes, np.eye(3), ramp[:, 1:-1].copy(), out)
+
+
 def test_points_outside_a_table_are_refused():
     table = np.zeros((9, 9, 5), np.complex64)
     out = np.zeros(1, np.complex64)
