@@ -12,14 +12,14 @@ shifted averages' coefficients are shared by all particles. A shift t here is R 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 
 from scipion_faml.align import IDENTITY, Observation, PreparedWedge, gather
-from scipion_faml.cython_ext import _scatter
+from scipion_faml.cython_ext import _posterior, _scatter
 from scipion_faml.fourier import OVERSAMPLING, SampleSet, spectrum, volume_from_table
 from scipion_faml.geometry import RigidTransforms, euler_to_matrix
 from scipion_faml.shells import ShellSampling, shell_sampling
@@ -29,7 +29,7 @@ from scipion_faml.types import ComplexArray, FloatArray, IntArray
 MAX_CACHED_WEDGES = 32
 # Poses this far below the best (log units) are left out: e^-18 times 10^6 poses is still nothing.
 NEGLIGIBLE = 18.0
-SMALLEST_CELL, MAX_CELLS = 1e-4, 400  # of the highest share: cells that may be peaks
+SMALLEST_CELL, MAX_CELLS = 1e-3, 200  # of the highest share: cells that may be peaks
 SHIFT_BLOCK = 16  # shifts whose posteriors are computed together: they fit a core's cache
 SMALLEST_SHIFT_SHARE = 1e-5  # of a particle's posterior: shifts below take no part in the M-step
 
@@ -206,10 +206,11 @@ def dense_reference(turnable: ComplexArray, noise: FloatArray, plan: DensePlan) 
 # -------------------------------------------------------------------------------------- E-step
 @dataclass(frozen=True, eq=False)
 class ShiftBlock:
-    """The posterior of one class over all rotations and a few shifts."""
+    """The posterior of one class over all rotations and a few shifts, not yet normalised."""
 
     shifts: IntArray  # (t,) into the plan's
     share: FloatArray  # (alpha, gamma, beta, t) float32
+    mass: FloatArray  # (t,) sums over rotations
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,9 +221,9 @@ class DensePosterior:
     n_effective: float  # how many poses share the posterior: 1 / sum of its squares
     class_weight: FloatArray  # (K,)
     blocks: list[list[ShiftBlock]]  # for each class
+    scale: float  # shares times it are the posterior
     best_class: int
     best_pose: RigidTransforms  # on the grid
-    best_share: float
 
 
 def log_likelihood(
@@ -233,10 +234,17 @@ def log_likelihood(
     sum_j w_j (Re X_j conj(M_j) - |M_j|^2 / 2) / sigma_j^2 with M = R T_t A: Eq. 15 up to what no
     pose changes.
     """
-    columns = [block[..., shifts] for block in reference.columns]
-    result = correlate(particle.rows, columns, reference.plan.grid)
+    result = _cross(particle, reference, shifts)
     result -= reference.half_power(particle.wedge)[..., None]
     return result
+
+
+def _cross(
+    particle: DenseParticle, reference: DenseReference, shifts: IntArray | slice
+) -> FloatArray:
+    """sum_j w_j Re X_j conj(M_j) / sigma_j^2 of every pose."""
+    columns = [block[..., shifts] for block in reference.columns]
+    return correlate(particle.rows, columns, reference.plan.grid)
 
 
 def dense_posterior(
@@ -256,49 +264,80 @@ def dense_posterior(
     """
     plan = references[0].plan
     looked_at = np.arange(len(plan.shift_xyz)) if shifts is None else shifts
-    highest = -np.inf
-    best: tuple[int, int, int] = (0, 0, 0)
+    highest, best = -np.inf, (0, 0, 0)
     found: list[tuple[int, IntArray, FloatArray, FloatArray]] = []
     for k, reference in enumerate(references):
+        norm = reference.half_power(particle.wedge).ravel()
         for start in range(0, len(looked_at), SHIFT_BLOCK):
             block = looked_at[start : start + SHIFT_BLOCK]
-            joint = log_likelihood(particle, reference, block)
-            joint += log_prior[:, block] + np.float32(log_alpha[k])
-            peak = joint.reshape(-1, len(block)).max(axis=0)
+            joint = _cross(particle, reference, block).reshape(len(plan.grid), len(block))
+            peak = np.empty(len(block), dtype=np.float32)
+            prior = np.ascontiguousarray(log_prior[:, block])
+            _posterior.add_prior(joint, norm, prior, float(log_alpha[k]), peak)
             top = int(peak.argmax())
             if peak[top] > highest:
                 highest = float(peak[top])
-                best = (k, int(block[top]), int(joint[..., top].argmax()))
+                best = (k, int(block[top]), int(joint[:, top].argmax()))
             if peak[top] > highest - NEGLIGIBLE:
                 found.append((k, block, joint, peak))
     total = squared = 0.0
     weight = np.zeros(len(references))
-    kept_blocks: list[tuple[int, IntArray, FloatArray]] = []
-    for k, block, joint, peak in found:
-        kept = np.flatnonzero(peak > highest - NEGLIGIBLE)
-        if not len(kept):
-            continue
-        share = joint if len(kept) == len(block) else joint[..., kept]
-        share -= np.float32(highest)
-        np.exp(share, out=share)
-        mass = share.reshape(-1, len(kept)).sum(axis=0, dtype=np.float64)
-        total += float(mass.sum())
-        squared += float(np.vdot(share, share))
-        weight[k] += float(mass.sum())
-        kept_blocks.append((k, block[kept], share))
-    blocks: list[list[ShiftBlock]] = [[] for _ in references]
-    for k, block, share in kept_blocks:
-        share *= np.float32(1.0 / total)
-        mass = share.reshape(-1, len(block)).sum(axis=0)
-        kept = np.flatnonzero(mass > SMALLEST_SHIFT_SHARE)
-        if len(kept):
-            blocks[k].append(ShiftBlock(block[kept], np.ascontiguousarray(share[..., kept])))
+    blocks: list[list[ShiftBlock]] = []
+    for k in range(len(references)):
+        mine = [(b, j, np.flatnonzero(p > highest - NEGLIGIBLE)) for c, b, j, p in found if c == k]
+        blocks.append([])
+        for shifts_kept, joint in _merged(mine):
+            mass = np.empty(len(shifts_kept))
+            squared += _posterior.exponentiate(joint, highest, mass)
+            weight[k] += mass.sum()
+            blocks[k].append(ShiftBlock(shifts_kept, joint.reshape(*plan.grid.shape, -1), mass))
+    total = float(weight.sum())
     k, t, flat = best
     where = (*np.unravel_index(flat, plan.grid.shape), t)
     return DensePosterior(
-        highest + float(np.log(total)), total**2 / squared, weight / total, blocks, k,
-        plan.poses(tuple(np.array([w]) for w in where)), 1.0 / total,
+        highest + float(np.log(total)), total**2 / squared, weight / total,
+        [_without_negligible(b, SMALLEST_SHIFT_SHARE * total) for b in blocks], 1.0 / total,
+        k, plan.poses(tuple(np.array([w]) for w in where)),
     )
+
+
+def _merged(
+    parts: Sequence[tuple[IntArray, FloatArray, IntArray]]
+) -> Iterator[tuple[IntArray, FloatArray]]:
+    """Blocks of full width from the kept columns of many: (shifts, values)."""
+    waiting: list[tuple[IntArray, FloatArray]] = []
+    n_waiting = 0
+    for shifts, values, kept in parts:
+        if not len(kept):
+            continue
+        if len(kept) == SHIFT_BLOCK:
+            yield shifts, values
+            continue
+        if n_waiting + len(kept) > SHIFT_BLOCK:
+            yield _joined(waiting)
+            waiting, n_waiting = [], 0
+        waiting.append((shifts[kept], values[:, kept]))
+        n_waiting += len(kept)
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(parts: Sequence[tuple[IntArray, FloatArray]]) -> tuple[IntArray, FloatArray]:
+    values = np.ascontiguousarray(np.concatenate([v for _, v in parts], axis=1))
+    return np.concatenate([s for s, _ in parts]), values
+
+
+def _without_negligible(blocks: Sequence[ShiftBlock], smallest: float) -> list[ShiftBlock]:
+    """Blocks without the shifts whose posterior is nothing."""
+    out = []
+    for block in blocks:
+        kept = np.flatnonzero(block.mass > smallest)
+        if len(kept) == len(block.mass):
+            out.append(block)
+        elif len(kept):
+            share = np.ascontiguousarray(block.share[..., kept])
+            out.append(ShiftBlock(block.shifts[kept], share, block.mass[kept]))
+    return out
 
 
 def highest_poses(
@@ -317,6 +356,9 @@ def highest_poses(
         share.append(block.share[where])
         index.append(np.stack([*where[:3], block.shifts[where[3]]]))
     joined, height = np.concatenate(index, axis=1), np.concatenate(share)
+    if len(height) > MAX_CELLS:  # the highest, in the order of the grid
+        low = np.partition(height, len(height) - MAX_CELLS)[len(height) - MAX_CELLS]
+        joined, height = joined[:, height >= low], height[height >= low]
     order = np.argsort(-height, kind="stable")[:MAX_CELLS]
     poses = plan.poses(tuple(joined[:, order]))
     own_shift = plan.shift_xyz[joined[3, order]]
@@ -355,12 +397,16 @@ class DenseSums:
             {},
         )
 
-    def add(self, particle: DenseParticle, blocks: Sequence[ShiftBlock]) -> None:
-        """Add a particle with its posterior, in place."""
+    def add(
+        self, particle: DenseParticle, blocks: Sequence[ShiftBlock], scale: float = 1.0
+    ) -> None:
+        """Add a particle with its posterior, the blocks' shares times `scale`, in place."""
+        coefficients = particle.coefficients * np.float32(scale)
         for block in blocks:
             turned = self.plan.grid.forward(block.share)
-            _add_turned_back(self.signal, particle.coefficients, turned, block.shifts)
-            marginal = block.share.sum(axis=-1)
+            _add_turned_back(self.signal, coefficients, turned, block.shifts)
+            ones = np.full(len(block.shifts), scale, dtype=np.float32)
+            marginal = block.share @ ones
             known = self.rotations.get(particle.wedge)
             self.rotations[particle.wedge] = marginal if known is None else known + marginal
 

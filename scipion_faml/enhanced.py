@@ -327,6 +327,10 @@ def _highest_cells(
     """Classes and poses (voxels of the full box) of the highest separate cells of a posterior."""
     plan = task.plan
     assert plan is not None
+    if posterior.n_effective > FOCUSED_BELOW:  # no peaks to speak of
+        best = posterior.best_pose
+        one = RigidTransforms(best.euler_zyz, best.shift_xyz * task.box.voxel_ratio)
+        return np.array([posterior.best_class]), one
     classes, poses = [], []
     for k in range(n_classes):
         found = highest_poses(posterior.blocks[k], plan, MAX_PEAKS)
@@ -400,15 +404,14 @@ class _ChunkSums:
         squared = np.sum(task.plan.shift_xyz**2, axis=1)
         particle = task.bench.dense(index, task.plan)
         for sums, blocks in zip(self.dense, posterior.blocks, strict=True):
-            sums.add(particle, blocks)
+            sums.add(particle, blocks, posterior.scale)
             for block in blocks:
-                mass = block.share.reshape(-1, len(block.shifts)).sum(axis=0, dtype=np.float64)
-                self.sq_shift += float(mass @ squared[block.shifts])
+                self.sq_shift += posterior.scale * float(block.mass @ squared[block.shifts])
         self.weight += posterior.class_weight
         best = int(np.argmax(peaks.log_joint))
         return self._counted(
             index, task, peaks, best, posterior.evidence, posterior.class_weight,
-            posterior.n_effective, min(1.0, posterior.best_share),
+            posterior.n_effective, min(1.0, posterior.scale),
         )
 
     def add_candidates(
