@@ -1,15 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""Posteriors over a grid of rotations and a few shifts (C in _posterior.h)."""
+"""Log joint probabilities over a grid of rotations and a few shifts (C in _posterior.h)."""
 
 cdef extern from "_posterior.h":
-    enum: MOST_COLUMNS
     void c_add_prior "add_prior"(float* joint, const float* norm, const float* prior,
                                  float log_alpha, long n_rows, long n_beta, long n_columns,
                                  float* peak) nogil
-    void c_exponentiate "exponentiate"(float* joint, float highest, long n_rows, long n_columns,
-                                       double* mass, double* squared) nogil
 
-MAX_COLUMNS = MOST_COLUMNS
 
 
 def add_prior(
@@ -30,21 +26,3 @@ def add_prior(
     with nogil:
         c_add_prior(&joint[0, 0], &norm[0], &prior[0, 0], log_alpha, joint.shape[0],
                     prior.shape[0], joint.shape[1], &peak[0])
-
-
-def exponentiate(
-    float[:, ::1] joint not None,           # I/O (rotations, t) replaced by exp(joint - highest)
-    float highest,                          # IN  no value is higher
-    double[::1] mass not None,              # OUT (t,) sums over rotations
-):
-    """Return the sum of squares; values more than 80 below `highest` become 0. Oracle: tests/oracles.py."""
-    cdef double squared = 0.0
-    if mass.shape[0] != joint.shape[1] or joint.shape[1] > MOST_COLUMNS:
-        raise ValueError(f"joint is ({joint.shape[0]}, {joint.shape[1]}), mass ({mass.shape[0]},); "
-                         f"at most {MOST_COLUMNS} columns")
-    if joint.shape[0] == 0 or joint.shape[1] == 0:
-        mass[:] = 0.0
-        return 0.0
-    with nogil:
-        c_exponentiate(&joint[0, 0], highest, joint.shape[0], joint.shape[1], &mass[0], &squared)
-    return squared

@@ -287,10 +287,12 @@ def dense_posterior(
         mine = [(b, j, np.flatnonzero(p > highest - NEGLIGIBLE)) for c, b, j, p in found if c == k]
         blocks.append([])
         for shifts_kept, joint in _merged(mine):
-            mass = np.empty(len(shifts_kept))
-            squared += _posterior.exponentiate(joint, highest, mass)
-            weight[k] += mass.sum()
-            blocks[k].append(ShiftBlock(shifts_kept, joint.reshape(*plan.grid.shape, -1), mass))
+            joint -= np.float32(highest)
+            share = np.exp(joint, out=joint)
+            mass = np.ones(len(share), dtype=np.float32) @ share
+            squared += float(np.vdot(share, share))
+            weight[k] += mass.sum(dtype=np.float64)
+            blocks[k].append(ShiftBlock(shifts_kept, share.reshape(*plan.grid.shape, -1), mass))
     total = float(weight.sum())
     k, t, flat = best
     where = (*np.unravel_index(flat, plan.grid.shape), t)
