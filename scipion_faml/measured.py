@@ -7,22 +7,25 @@ are in its own, larger voxels.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import fft
 
 from scipion_faml.align import gather, shift_ramp
 from scipion_faml.fourier import (
     SampleSet,
+    Values,
     sample_set,
     spectrum,
     turnable_spectrum,
     volume_from_spectrum,
 )
 from scipion_faml.regularise import sums_over_shells
-from scipion_faml.types import ComplexArray, FloatArray
+from scipion_faml.types import ComplexArray, FloatArray, IntArray
 from scipion_faml.volume import inscribed_sphere
 
 MAX_CACHED_WEDGES = 32
@@ -30,15 +33,29 @@ MAX_CACHED_WEDGES = 32
 
 @dataclass(frozen=True, eq=False)
 class MeasuredWedge:
-    """What was measured of a particle's spectrum, through the particle's own window."""
+    """What was measured of a particle's spectrum, through the particle's own window.
+
+    Wedges of equal weights are equal: sums that particles share do not depend on which objects,
+    kept or made again, stand for one wedge.
+    """
 
     samples: SampleSet
     weight: FloatArray  # (J,) float32 in [0, 1]
     turnable: ComplexArray  # of w within the inscribed ball
+    stamp: bytes  # hash of the weights in the full box
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, MeasuredWedge):
+            return NotImplemented
+        same_box = (self.samples.n, self.samples.radius) == (other.samples.n, other.samples.radius)
+        return same_box and self.stamp == other.stamp
+
+    def __hash__(self) -> int:
+        return hash((self.stamp, self.samples.radius))
 
     @cached_property
-    def observed(self) -> FloatArray:
-        """(J,) indices of samples with a weight."""
+    def observed(self) -> IntArray:
+        """(P,) indices of samples with a weight."""
         return np.flatnonzero(self.weight > 0)
 
     @cached_property
@@ -125,7 +142,8 @@ class WorkingBox:
         if not cropped.any():
             raise ValueError("the wedge leaves no Fourier sample measured")
         turnable = self._windowed(weight.astype(np.complex64))
-        wedge = MeasuredWedge(self.samples, cropped, turnable)
+        stamp = hashlib.blake2b(np.ascontiguousarray(weight).data, digest_size=16).digest()
+        wedge = MeasuredWedge(self.samples, cropped, turnable, stamp)
         # Shared masks are read-only; keeping the array keeps its id its own.
         if not weight.flags.writeable and len(self._wedges) < MAX_CACHED_WEDGES:
             self._wedges[id(weight)] = (weight, wedge)
@@ -143,7 +161,7 @@ class WorkingBox:
         return volume_from_spectrum(half, self.n_full).astype(np.float32)
 
 
-def crop_half(half: ComplexArray, n: int) -> ComplexArray:
+def crop_half(half: NDArray[Values], n: int) -> NDArray[Values]:
     """Return the middle of a half spectrum as one of a box of n (values unchanged)."""
     if half.shape[0] == n:
         return half
