@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Poses moved to the nearest maximum of their log-likelihood: Levenberg and Marquardt's method."""
 
-from libc.math cimport cos, floor, sin, sqrt
+from libc.math cimport cos, fabs, floor, sin, sqrt
 
 cdef double TWO_PI = 6.283185307179586476925286766559
 
@@ -207,8 +207,19 @@ def refine(
         value = points[0, m] ** 2 + points[1, m] ** 2 + points[2, m] ** 2
         if value > largest:
             largest = value
-    if scale * sqrt(largest) > p.limit - 1e-3:
+        if not value < 1e30:
+            largest = value  # NaN: outside, however it is turned
+            break
+    if not scale * sqrt(largest) <= p.limit - 1e-3:
         raise ValueError(f"a point lies outside the table, which ends at |k| = {p.limit / scale:g}")
+    for m in range(n_poses):
+        for a in range(3):
+            for b in range(3):
+                value = (rotation[m, 0, a] * rotation[m, 0, b] + rotation[m, 1, a] * rotation[m, 1, b]
+                         + rotation[m, 2, a] * rotation[m, 2, b])
+                # A matrix that stretches, or NaN, would take points out of the table.
+                if not fabs(value - (1.0 if a == b else 0.0)) < 1e-6:
+                    raise ValueError(f"matrix {m} is not a rotation")
     p.table = &table[0, 0, 0]
     p.points[0], p.points[1], p.points[2] = &points[0, 0], &points[1, 0], &points[2, 0]
     p.weighted, p.weight = &weighted[0], &weight[0]
@@ -229,6 +240,9 @@ def refine(
                 _solve(damped, move)
                 length_turn = sqrt(move[0] * move[0] + move[1] * move[1] + move[2] * move[2])
                 length_move = sqrt(move[3] * move[3] + move[4] * move[4] + move[5] * move[5])
+                # NaN or infinity in the data: no step leads anywhere.
+                if not (length_turn < 1e12 and length_move < 1e12):
+                    break
                 shrink = 1.0
                 if length_turn > max_turn:
                     shrink = max_turn / length_turn

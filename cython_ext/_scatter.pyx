@@ -10,9 +10,10 @@ def spread(
     double scale,                                   # IN  table samples per unit of frequency
     double complex[:, :, ::1] table not None,       # I/O (2K + 1, 2K + 1, K + 1), DC at (K, K, 0): added to
 ):
-    """Add a Hermitian function given at points k (its mates at -k implied). Oracle: tests/oracles.py.
+    """Add a Hermitian function given at points k (its mates at -k implied).
 
     Samples at kx = 0 stand for both mates in an inverse real FFT: they are counted twice.
+    Oracle: tests/oracles.py::spread.
     """
     cdef Py_ssize_t j, n_points = points.shape[1], limit = table.shape[2] - 1, corner
     cdef Py_ssize_t ix, iy, iz
@@ -31,13 +32,14 @@ def spread(
             re, im = values[j].real, values[j].imag
             if kx < 0.0:  # Friedel: F(-k) is the conjugate of F(k)
                 kx, ky, kz, im = -kx, -ky, -kz, -im
+            # Asked this way round, NaN is outside too.
+            if not (kx < limit and -limit <= ky < limit and -limit <= kz < limit):
+                is_inside = False
+                break
             ix, iy, iz = <Py_ssize_t>kx, <Py_ssize_t>floor(ky), <Py_ssize_t>floor(kz)
             wx, wy, wz = kx - ix, ky - iy, kz - iz
             iy += limit
             iz += limit
-            if ix >= limit or iy < 0 or iz < 0 or iy >= 2 * limit or iz >= 2 * limit:
-                is_inside = False
-                break
             for corner in range(8):
                 weight = ((wz if corner & 4 else 1.0 - wz) * (wy if corner & 2 else 1.0 - wy)
                           * (wx if corner & 1 else 1.0 - wx))

@@ -82,6 +82,14 @@ def score_rotation(table, axes, weight, weighted, matrix, n_box, n_shift, max_sh
     return [*shift, cross(shift), np.sum(weight * np.abs(model) ** 2)]
 
 
+def nearest_counts(points, closeness):
+    """For each row of closeness the points whose product with it is the largest."""
+    counts = np.zeros(len(closeness), dtype=int)
+    for point in points.T.astype(float):
+        counts[max(range(len(closeness)), key=lambda m: closeness[m].astype(float) @ point)] += 1
+    return counts
+
+
 def sum_degrees(product, wigner_d, degrees, bandwidth, n_beta):
     """sum_l I^l_{m m'} d^l_{m m'}(beta_j); product and wigner_d: {l: (l + 1, 2l + 1, ...)}."""
     out = np.zeros((bandwidth + 1, 2 * bandwidth, n_beta), dtype=np.complex128)
@@ -148,3 +156,35 @@ def log_joint(observed, model, weight, alpha, sigma, zeta, shift_xyz):
     """log e(phi, k) of Eq. 15 as a sum over every observed Fourier sample of the whole spectrum."""
     squared = np.sum(weight * np.abs(model - observed) ** 2)
     return np.log(alpha) - squared / (2 * sigma**2) - np.sum(shift_xyz**2) / (2 * zeta**2)
+
+
+def spread(points, values, scale, limit):
+    """The whole table (2K + 1)^3 of a Hermitian function: every point and its mate, eight cells."""
+    side = 2 * limit + 1
+    full = np.zeros((side, side, side), dtype=np.complex128)
+    mates = [(p, v) for p, v in zip(points.T, values, strict=True)]
+    mates += [(-p, np.conj(v)) for p, v in mates]
+    for point, value in mates:
+        k = scale * point.astype(float)
+        base = np.floor(k).astype(int)
+        for corner in itertools.product((0, 1), repeat=3):
+            weight = np.prod([w if c else 1 - w for c, w in zip(corner, k - base, strict=True)])
+            x, y, z = base + corner + limit
+            if weight > 0:
+                full[z, y, x] += weight * value
+    return full
+
+
+def model_at_pose(table, scale, points, n_box, rotation, shift_xyz):
+    """R_phi A at points: the table at R^T k, times exp(-2 pi i k t / n)."""
+    phase = np.exp(-2j * np.pi / n_box * (shift_xyz @ points))
+    return gather_table(table, points, scale * rotation.T) * phase
+
+
+def pose_log_likelihood(
+    table, scale, points, weighted, weight, n_box, shift_precision, rotation, shift_xyz
+):
+    """sum_j Re conj(x_j) M_j - w_j |M_j|^2 / 2, minus |t|^2 / (2 zeta^2): Eq. 15 for one pose."""
+    model = model_at_pose(table, scale, points, n_box, rotation, shift_xyz)
+    fit = np.sum((np.conj(weighted) * model).real - 0.5 * weight * np.abs(model) ** 2)
+    return fit - 0.5 * shift_precision * np.sum(shift_xyz**2)
