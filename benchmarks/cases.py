@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scipion_faml.evaluation.symmetry import symmetry_rotations
+from scipion_faml.symmetry import symmetry_rotations
 from scipion_faml.fourier import spectrum, volume_from_spectrum
 from scipion_faml.geometry import RigidTransforms, random_rotations
 from scipion_faml.io import (

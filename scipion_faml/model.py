@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scipion_faml.geometry import RigidTransforms, random_rotations
+from scipion_faml.symmetry import symmetry_rotations
 from scipion_faml.types import FloatArray, IntArray
 
 METHODS = ("faml", "fa")
@@ -43,15 +44,18 @@ class FamlConfig:
     spread: bool = True
     start_radius: int = 5  # shells compared at first
     dense_bandwidth: int = 24  # of the integral over all poses, at most
+    symmetry: str = "C1"  # of all classes; a point group of `symmetry`
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("n_classes", "max_candidates", "n_voronoi_points", "chunk_size"):
+        for name in ("n_classes", "max_candidates", "n_voronoi_points", "chunk_size", "n_folds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if self.n_iterations < 0 or self.seed < 0:
             raise ValueError("n_iterations and seed must not be negative")
-        for name, known in (("method", METHODS), ("start", STARTS), ("search", SEARCHES)):
+        choices = (("method", METHODS), ("start", STARTS), ("search", SEARCHES), ("mode", MODES),
+                   ("noise", NOISES))
+        for name, known in choices:
             value = getattr(self, name)
             if value not in known:
                 raise ValueError(f"{name} is {value!r}: choose from {', '.join(known)}")
@@ -65,6 +69,12 @@ class FamlConfig:
             raise ValueError(f"low_pass_angst is {self.low_pass_angst:g}: give it in angstrom")
         if not 0 <= self.min_responsibility < 0.1:
             raise ValueError("min_responsibility must lie in [0, 0.1)")
+        if not self.min_zeta > 0:
+            raise ValueError(f"min_zeta is {self.min_zeta:g} voxels: it must be positive")
+        for name, least in (("start_radius", 2), ("dense_bandwidth", 8)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {least}")
+        symmetry_rotations(self.symmetry)  # raises where the group is not known
 
     def check_size(self, n_particles: int) -> None:
         """Raise a ValueError when there are too few particles for these settings."""
@@ -74,6 +84,11 @@ class FamlConfig:
             raise ValueError(
                 f"{self.n_classes} classes asked of {n_particles} particles: ask for fewer classes"
             )
+
+    @property
+    def group(self) -> FloatArray:
+        """Rotations (order, 3, 3) of the symmetry, the identity first."""
+        return symmetry_rotations(self.symmetry)
 
     @property
     def n_groups(self) -> int:

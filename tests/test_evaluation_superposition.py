@@ -16,7 +16,7 @@ from scipion_faml.evaluation.superposition import (
     uniform_rotations,
     without_radial_mean,
 )
-from scipion_faml.evaluation.symmetry import rotation_about
+from scipion_faml.symmetry import rotation_about
 from scipion_faml.geometry import (
     RigidTransforms,
     compose,

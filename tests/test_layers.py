@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "scipion_faml"
 LAYER = {
     0: ["cython_ext"],
-    1: ["types", "geometry", "volume", "fourier", "wedge", "harmonics"],
+    1: ["types", "geometry", "volume", "fourier", "wedge", "harmonics", "symmetry"],
     2: ["align", "voronoi", "model", "em", "picking", "extraction", "simulation", "evaluation",
         "plots"],
     3: ["faml", "checkpoint", "io", "execution", "structures", "datasets", "report"],

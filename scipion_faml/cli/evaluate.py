@@ -36,7 +36,6 @@ from scipion_faml.evaluation.fsc import (
     frequencies_per_angst,
     resolution_angst,
 )
-from scipion_faml.evaluation.symmetry import cyclic_fold, symmetry_rotations
 from scipion_faml.execution import executor_of
 from scipion_faml.geometry import invert, matrix_to_euler
 from scipion_faml.io import (
@@ -51,6 +50,7 @@ from scipion_faml.io import (
 )
 from scipion_faml.report import Report
 from scipion_faml.structures import change_voxel_size
+from scipion_faml.symmetry import cyclic_fold, symmetry_rotations
 from scipion_faml.types import FloatArray, IntArray
 from scipion_faml.volume import crop_or_pad
 

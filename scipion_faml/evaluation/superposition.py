@@ -13,10 +13,10 @@ from scipy import fft, optimize
 from scipy.spatial.transform import Rotation
 
 from scipion_faml.cython_ext import _interpolate, _residual
-from scipion_faml.evaluation.symmetry import rotation_about
 from scipion_faml.fourier import OVERSAMPLING, SampleSet, oversampled_spectrum, resample, sample_set
 from scipion_faml.fourier import spectrum as spectrum_of
 from scipion_faml.geometry import RigidTransforms, rotation_angle_deg
+from scipion_faml.symmetry import rotation_about
 from scipion_faml.types import ComplexArray, FloatArray
 from scipion_faml.volume import inscribed_sphere, move_volume, soft_sphere, squared_radius
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scipion_faml.evaluation.symmetry import cyclic_fold, rotation_about, symmetry_rotations
+from scipion_faml.symmetry import cyclic_fold, rotation_about, symmetry_rotations
 
 ORDERS = {"C1": 1, "C7": 7, "d7": 14, "D2": 4, "T": 12, "O": 24, "I": 60, "I1": 60, "I3": 60,
           "I4": 60}
