@@ -5,9 +5,12 @@ docs/decisions/0001-literal-layout.md tells why, and which traps the explicit li
 
 from setuptools import Extension, setup
 
-KERNELS = ["_interpolate", "_so3", "_peaks", "_residual", "_scoring", "_scatter", "_local", "_posterior"]
+KERNELS = [
+    "_interpolate", "_so3", "_peaks", "_residual", "_scoring", "_voronoi", "_scatter", "_local",
+    "_posterior",
+]
 # Written in C with a copy for AVX2 and fused multiply-adds, chosen at run time.
-FUSED = {"_scoring", "_posterior"}
+FUSED = {"_scoring", "_voronoi", "_posterior"}
 STRICT = ["-ffp-contract=off"]
 LOOSE = ["-ffp-contract=fast", "-fno-trapping-math", "-fno-math-errno"]  # loops that vectorise
 
@@ -34,7 +37,7 @@ setup(
         Extension(
             f"scipion_faml.cython_ext.{name}",
             [f"cython_ext/{name}.pyx"],
-            depends=[f"cython_ext/{name}.h"] if name in FUSED else [],
+            depends=[f"cython_ext/{name}.h", "cython_ext/_simd.h"] if name in FUSED else [],
             extra_compile_args=["-O3", *(LOOSE if name in FUSED else STRICT)],
         )
         for name in KERNELS

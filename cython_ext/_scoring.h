@@ -1,8 +1,4 @@
-/* Trilinear sampling of a spectrum table, and the score of a turned average over all shifts.
- *
- * GCC's vector extensions in place of intrinsics: the same source compiles for every processor, and
- * where the compiler can, it makes a second copy for AVX2 that is chosen when the module is loaded.
- */
+/* Trilinear sampling of a spectrum table, and the score of a turned average over all shifts. */
 #ifndef FAML_SCORING_H
 #define FAML_SCORING_H
 
@@ -13,33 +9,9 @@
 #include <sys/mman.h>
 #endif
 
-#pragma GCC diagnostic ignored "-Wpsabi"
+#include "_simd.h"
 
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__clang__) && __clang_major__ >= 14
-#define FAML_CLONES __attribute__((target_clones("avx2", "default")))
-#elif defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12
-#define FAML_CLONES __attribute__((target_clones("arch=x86-64-v3", "default")))
-#elif defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 7
-#define FAML_CLONES __attribute__((target_clones("avx2", "default")))
-#else
-#define FAML_CLONES
-#endif
-#define FAML_INLINE static inline __attribute__((always_inline))
-
-enum { LANES = 8, CHUNK = 128 };
-
-typedef float vec __attribute__((vector_size(32)));
-typedef int ivec __attribute__((vector_size(32)));
-typedef float quad __attribute__((vector_size(16)));
-
-FAML_INLINE vec load(const float *p) { vec v; memcpy(&v, p, sizeof v); return v; }
-FAML_INLINE void store(float *p, vec v) { memcpy(p, &v, sizeof v); }
-FAML_INLINE quad load4(const float *p) { quad v; memcpy(&v, p, sizeof v); return v; }
-FAML_INLINE vec spread(float x) { return (vec){x, x, x, x, x, x, x, x}; }
-FAML_INLINE ivec ispread(int x) { return (ivec){x, x, x, x, x, x, x, x}; }
-FAML_INLINE float total(vec v) {
-    return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
-}
+enum { CHUNK = 128 }; /* samples between two passes over them */
 
 /* Working memory, in large pages where there are any: small ones cost a fault per 4 kB. */
 static void *allocate(size_t bytes) {

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from scipion_faml.cython_ext import _voronoi
 from scipion_faml.geometry import RigidTransforms, euler_to_matrix
 from scipion_faml.types import FloatArray
 
@@ -17,10 +18,10 @@ class PosePoints:
 
     euler_zyz: FloatArray  # (P, 3) rad
     unit_shift: FloatArray  # (P, 3) in [0, 1): a place within the box of the candidates' shifts
-    features: FloatArray  # (P, 13) float32: rotation matrix, unit shift, 1
+    features: FloatArray  # (13, P) float32: rotation matrix, unit shift, 1
 
     def __len__(self) -> int:
-        return len(self.features)
+        return len(self.euler_zyz)
 
     def within(self, candidates: RigidTransforms) -> RigidTransforms:
         """Return the points as poses over the pose space of `candidates`."""
@@ -39,8 +40,8 @@ def pose_points(n_points: int = 10_000, seed: int = 0) -> PosePoints:
     euler_zyz = rng.uniform(0.0, 2 * np.pi, (n_points, 3))
     unit_shift = rng.uniform(0.0, 1.0, (n_points, 3))
     rotation = euler_to_matrix(euler_zyz).reshape(-1, 9)
-    features = np.concatenate([rotation, unit_shift, np.ones((n_points, 1))], axis=1)
-    return PosePoints(euler_zyz, unit_shift, features.astype(np.float32))
+    features = np.concatenate([rotation, unit_shift, np.ones((n_points, 1))], axis=1).T
+    return PosePoints(euler_zyz, unit_shift, np.ascontiguousarray(features, dtype=np.float32))
 
 
 def voronoi_weights(
@@ -69,12 +70,13 @@ def voronoi_weights(
     """
     if len(candidates) == 0:
         raise ValueError("no candidate pose to weight")
-    nearest = (points.features @ _closeness(candidates, translation_weight)).argmax(axis=1)
-    return np.bincount(nearest, minlength=len(candidates)) / len(points)
+    counts = np.empty(len(candidates), dtype=np.int_)
+    _voronoi.nearest_counts(points.features, _closeness(candidates, translation_weight), counts)
+    return counts / len(points)
 
 
 def _closeness(candidates: RigidTransforms, translation_weight: float) -> FloatArray:
-    """Columns (13, M) float32 whose product with a point's features is a constant minus tau^2.
+    """Rows (M, 13) float32 whose product with a point's features is a constant minus tau^2 / 2.
 
     tau^2 = 6 - 2 tr(R1^T R2) + w |t1 - t2|^2 with t1 = low + range u: what does not depend on the
     candidate is left out.
@@ -87,4 +89,4 @@ def _closeness(candidates: RigidTransforms, translation_weight: float) -> FloatA
         translation_weight * span * shift,
         translation_weight * constant[:, None],
     ]
-    return np.ascontiguousarray(np.concatenate(columns, axis=1).T, dtype=np.float32)
+    return np.ascontiguousarray(np.concatenate(columns, axis=1), dtype=np.float32)

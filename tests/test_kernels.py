@@ -3,7 +3,7 @@
 import numpy as np
 import oracles
 import pytest
-from scipion_faml.cython_ext import _interpolate, _peaks, _residual, _scoring, _so3
+from scipion_faml.cython_ext import _interpolate, _peaks, _residual, _scoring, _so3, _voronoi
 
 from scipion_faml.fourier import sample_runs, sample_set, spectrum, turnable_spectrum
 from scipion_faml.geometry import euler_to_matrix
@@ -72,8 +72,9 @@ def test_shift_and_score_of_a_rotation_are_those_of_a_direct_scan(n, max_shift):
     out = np.empty((3, 5))
     _scoring.score_rotations(
         table, frozen(runs.axes), weight, weighted, frozen(runs.runs), frozen(runs.rows),
-        frozen(runs.tiles), 2 * rotations, np.cos(phase).astype(np.float32), np.sin(phase).astype(np.float32),
-        n, reach, 1.0, max_shift, out,
+        frozen(runs.tiles), 2 * rotations,
+        np.cos(phase).astype(np.float32), np.sin(phase).astype(np.float32), n, reach, 1.0,
+        max_shift, out,
     )
     for found, rotation in zip(out, rotations, strict=True):
         expected = oracles.score_rotation(
@@ -165,6 +166,20 @@ def test_kernels_name_shapes_that_do_not_fit():
         )
 
 
+@pytest.mark.parametrize("n_points", [0, 1, 16, 100])
+def test_every_point_counts_for_its_nearest_candidate(n_points):
+    rng = np.random.default_rng(n_points)
+    points = frozen(rng.normal(size=(13, n_points)).astype(np.float32))
+    closeness = frozen(rng.normal(size=(7, 13)).astype(np.float32))
+    counts = np.full(7, 9)
+    _voronoi.nearest_counts(points, closeness, counts)
+    np.testing.assert_array_equal(counts, oracles.nearest_counts(points, closeness))
+    with pytest.raises(ValueError, match="12 and 13 features"):
+        _voronoi.nearest_counts(points[:12], closeness, counts)
+    with pytest.raises(ValueError, match="7 candidates but out holds 6"):
+        _voronoi.nearest_counts(points, closeness, counts[:6])
+
+
 def scoring_arguments(n=8):
     """Arguments that fit, as a dict in the kernel's order."""
     samples = sample_set(n)
@@ -174,7 +189,8 @@ def scoring_arguments(n=8):
         "table": turnable_spectrum(np.zeros((n, n, n), np.float32), samples.radius),
         "axes": runs.axes, "weight": np.ones(len(runs.index), np.float32),
         "weighted": np.ones((2, len(runs.index)), np.float32), "runs": runs.runs,
-        "rows": runs.rows, "tiles": runs.tiles, "matrix": 2 * np.eye(3)[None], "cosines": trig, "sines": trig,
+        "rows": runs.rows, "tiles": runs.tiles, "matrix": 2 * np.eye(3)[None],
+        "cosines": trig, "sines": trig,
         "n_box": n, "reach": 2, "step": 1.0, "max_shift": 2.0, "out": np.zeros((1, 5)),
     }
 
