@@ -279,3 +279,71 @@ def refine(
                 for b in range(a + 1):
                     curvature[m, a, b] = hessian[6 * a + b]
                     curvature[m, b, a] = hessian[6 * a + b]
+
+
+def add_turned_back(
+    const float complex[:, :, ::1] table not None,  # IN  (2K + 1, 2K + 1, K + 1) particle, DC at (K, K, 0)
+    double scale,                                   # IN  table samples per unit of frequency
+    const float[:, ::1] points not None,            # IN  (3, J) kx, ky, kz
+    double n_box,                                   # IN  n
+    const double[:, :, ::1] rotation not None,      # IN  (M, 3, 3)
+    const double[:, ::1] shift not None,            # IN  (M, 3) voxels
+    const double[::1] weight not None,              # IN  (M,)
+    double complex[::1] out not None,               # I/O (J,) sum of weight times R^-1 T_-t of the table
+):
+    """Add a particle moved back by each of its poses. Oracle: tests/oracles.py."""
+    cdef Py_ssize_t m, j, n_points = points.shape[1], n_poses = rotation.shape[0]
+    cdef Py_ssize_t limit = table.shape[2] - 1, side = 2 * limit + 1, row = limit + 1, ix, iy, iz
+    cdef double kx, ky, kz, qx, qy, qz, wx, wy, wz, sign, phase, c, s, re, im, largest = 0.0
+    cdef double step = TWO_PI / n_box / scale
+    cdef const float complex* cell
+    cdef const double* r
+    cdef const double* t
+    cdef bint moves
+    if table.shape[0] != side or table.shape[1] != side:
+        raise ValueError(f"shape ({table.shape[0]}, {table.shape[1]}, {table.shape[2]}) is not "
+                         "(2K + 1, 2K + 1, K + 1)")
+    if (points.shape[0] != 3 or out.shape[0] != n_points or rotation.shape[1] != 3
+            or rotation.shape[2] != 3 or shift.shape[0] != n_poses or shift.shape[1] != 3
+            or weight.shape[0] != n_poses):
+        raise ValueError(f"points must be (3, J), out (J,); {n_poses} rotations (3, 3), "
+                         f"{shift.shape[0]} shifts (3), {weight.shape[0]} weights")
+    if n_points == 0 or n_poses == 0:
+        return
+    for j in range(n_points):
+        re = points[0, j] ** 2 + points[1, j] ** 2 + points[2, j] ** 2
+        if re > largest:
+            largest = re
+    if scale * sqrt(largest) > limit - 1e-3:
+        raise ValueError(f"a point lies outside the table, which ends at |k| = {limit / scale:g}")
+    with nogil:
+        for m in range(n_poses):
+            r, t = &rotation[m, 0, 0], &shift[m, 0]
+            moves = t[0] != 0.0 or t[1] != 0.0 or t[2] != 0.0
+            for j in range(n_points):
+                kx, ky, kz = points[0, j], points[1, j], points[2, j]
+                qx = scale * (r[0] * kx + r[1] * ky + r[2] * kz)
+                qy = scale * (r[3] * kx + r[4] * ky + r[5] * kz)
+                qz = scale * (r[6] * kx + r[7] * ky + r[8] * kz)
+                c, s = weight[m], 0.0
+                if moves:  # moving by -t multiplies by exp(+2 pi i (R k) . t / n)
+                    phase = step * (qx * t[0] + qy * t[1] + qz * t[2])
+                    c, s = weight[m] * cos(phase), weight[m] * sin(phase)
+                sign = 1.0
+                if qx < 0.0:
+                    qx, qy, qz, sign = -qx, -qy, -qz, -1.0
+                ix, iy, iz = <Py_ssize_t>qx, <Py_ssize_t>floor(qy), <Py_ssize_t>floor(qz)
+                wx, wy, wz = qx - ix, qy - iy, qz - iz
+                cell = &table[iz + limit, iy + limit, ix]
+                re = ((1 - wz) * ((1 - wy) * ((1 - wx) * cell[0].real + wx * cell[1].real)
+                                  + wy * ((1 - wx) * cell[row].real + wx * cell[row + 1].real)))
+                im = ((1 - wz) * ((1 - wy) * ((1 - wx) * cell[0].imag + wx * cell[1].imag)
+                                  + wy * ((1 - wx) * cell[row].imag + wx * cell[row + 1].imag)))
+                cell = cell + side * row
+                re = re + wz * ((1 - wy) * ((1 - wx) * cell[0].real + wx * cell[1].real)
+                                + wy * ((1 - wx) * cell[row].real + wx * cell[row + 1].real))
+                im = im + wz * ((1 - wy) * ((1 - wx) * cell[0].imag + wx * cell[1].imag)
+                                + wy * ((1 - wx) * cell[row].imag + wx * cell[row + 1].imag))
+                im = sign * im
+                out[j].real = out[j].real + (c * re - s * im)
+                out[j].imag = out[j].imag + (c * im + s * re)

@@ -18,15 +18,17 @@ from functools import lru_cache
 
 import numpy as np
 
-from scipion_faml.align import IDENTITY, Observation, PreparedWedge, gather
+from scipion_faml.align import IDENTITY, gather
 from scipion_faml.cython_ext import _posterior, _scatter
 from scipion_faml.fourier import OVERSAMPLING, SampleSet, spectrum, volume_from_table
 from scipion_faml.geometry import RigidTransforms, euler_to_matrix
+from scipion_faml.measured import Measured, MeasuredWedge
 from scipion_faml.shells import ShellSampling, shell_sampling
 from scipion_faml.so3 import RotationGrid, rotation_grid
 from scipion_faml.types import ComplexArray, FloatArray, IntArray
 
 MAX_CACHED_WEDGES = 32
+ALL = slice(None)
 # Poses this far below the best (log units) are left out: e^-18 times 10^6 poses is still nothing.
 NEGLIGIBLE = 18.0
 SMALLEST_CELL, MAX_CELLS = 1e-3, 200  # of the highest share: cells that may be peaks
@@ -54,7 +56,7 @@ class DensePlan:
     shift_xyz: FloatArray  # (T, 3) voxels, of the average before it is turned
     shift_step: float  # voxels
     phase: ComplexArray  # (T, n_shells, rings, points) complex64, exp(-2 pi i k t / n)
-    _wedges: dict[PreparedWedge, ComplexArray] = field(default_factory=dict)
+    _wedges: dict[MeasuredWedge, ComplexArray] = field(default_factory=dict)
 
     @property
     def bandwidth(self) -> int:
@@ -70,7 +72,7 @@ class DensePlan:
         """Return a turnable spectrum at the points of the shells, (n_shells, rings, points)."""
         return gather(turnable, self.sampling.axes, IDENTITY).reshape(self.sampling.shape)
 
-    def wedge_coefficients(self, wedge: PreparedWedge) -> ComplexArray:
+    def wedge_coefficients(self, wedge: MeasuredWedge) -> ComplexArray:
         """Return the coefficients of w, (n_shells, l, m); particles that share w share them."""
         known = self._wedges.get(wedge)
         if known is not None:
@@ -162,15 +164,14 @@ class DenseParticle:
     """One particle's coefficients: they never change. Build it with `dense_particle`."""
 
     index: int
-    wedge: PreparedWedge
-    coefficients: ComplexArray  # (n_shells, l, m) complex64, of w X
-    rows: list[FloatArray]
+    wedge: MeasuredWedge
+    rows: list[FloatArray]  # of the coefficients of w X (`_rows`)
 
 
-def dense_particle(observation: Observation, plan: DensePlan) -> DenseParticle:
+def dense_particle(measured: Measured, plan: DensePlan) -> DenseParticle:
     """Return the coefficients of a particle."""
-    coefficients = plan.sampling.analyse(plan.at_points(observation.turnable))
-    return DenseParticle(observation.index, observation.wedge, coefficients, _rows(coefficients))
+    coefficients = plan.sampling.analyse(plan.at_points(measured.turnable))
+    return DenseParticle(measured.index, measured.wedge, _rows(coefficients))
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,9 +181,9 @@ class DenseReference:
     plan: DensePlan
     columns: list[FloatArray]  # of A, for every shift
     power_columns: list[FloatArray]  # of |A|^2
-    _norms: dict[PreparedWedge, FloatArray] = field(default_factory=dict)
+    _norms: dict[MeasuredWedge, FloatArray] = field(default_factory=dict)
 
-    def half_power(self, wedge: PreparedWedge) -> FloatArray:
+    def half_power(self, wedge: MeasuredWedge) -> FloatArray:
         """Return sum_j w_j |R A|_j^2 / (2 sigma_j^2) on all rotations, (alpha, gamma, beta)."""
         known = self._norms.get(wedge)
         if known is not None:
@@ -227,7 +228,7 @@ class DensePosterior:
 
 
 def log_likelihood(
-    particle: DenseParticle, reference: DenseReference, shifts: IntArray | slice = slice(None)
+    particle: DenseParticle, reference: DenseReference, shifts: IntArray | slice = ALL
 ) -> FloatArray:
     """Return the log-likelihood ratio to pure noise of every pose, (alpha, gamma, beta, t).
 
@@ -380,84 +381,66 @@ def highest_poses(
 # -------------------------------------------------------------------------------------- M-step
 @dataclass(frozen=True, eq=False)
 class DenseSums:
-    """Posterior-weighted sums of one class in harmonic space. Start with `zero`; `add` particles."""
+    """Posterior-weighted sums of one class in harmonic space: `zero`, then `add` particles."""
 
     plan: DensePlan
-    signal: list[ComplexArray]  # for each l (n_shells, 2l + 1, T) complex64, m' from -l
-    coverage: list[ComplexArray]  # the same of w, one shift
-    rotations: dict[PreparedWedge, FloatArray]  # posterior over rotations of particles that share w
+    signal: list[FloatArray]  # for each l (2 n_shells, 2l + 1, T) float32: re, im; m' from -l
+    rotations: dict[MeasuredWedge, FloatArray]  # posterior over rotations of particles that share w
 
     @staticmethod
     def zero(plan: DensePlan) -> DenseSums:
         """Return the sums of no particle."""
-        s, t = plan.sampling.n_shells, len(plan.shift_xyz)
-        orders = [2 * l + 1 for l in range(plan.bandwidth)]
-        return DenseSums(
-            plan,
-            [np.zeros((s, width, t), dtype=np.complex64) for width in orders],
-            [np.zeros((s, width, 1), dtype=np.complex64) for width in orders],
-            {},
-        )
+        return DenseSums(plan, _zero_sums(plan, len(plan.shift_xyz)), {})
 
     def add(
         self, particle: DenseParticle, blocks: Sequence[ShiftBlock], scale: float = 1.0
     ) -> None:
         """Add a particle with its posterior, the blocks' shares times `scale`, in place."""
-        coefficients = particle.coefficients * np.float32(scale)
         for block in blocks:
             turned = self.plan.grid.forward(block.share)
-            _add_turned_back(self.signal, coefficients, turned, block.shifts)
-            ones = np.full(len(block.shifts), scale, dtype=np.float32)
-            marginal = block.share @ ones
+            _add_turned_back(self.signal, particle.rows, turned, block.shifts, scale)
+            marginal = block.share @ np.full(len(block.shifts), scale, dtype=np.float32)
             known = self.rotations.get(particle.wedge)
             self.rotations[particle.wedge] = marginal if known is None else known + marginal
 
-    def __add__(self, other: DenseSums) -> DenseSums:
-        rotations = dict(self.rotations)
-        for wedge, marginal in other.rotations.items():
-            known = rotations.get(wedge)
-            rotations[wedge] = marginal if known is None else known + marginal
-        return DenseSums(
-            self.plan,
-            [a + b for a, b in zip(self.signal, other.signal, strict=True)],
-            [a + b for a, b in zip(self.coverage, other.coverage, strict=True)],
-            rotations,
-        )
-
     def at_points(self) -> tuple[ComplexArray, ComplexArray]:
         """Return sum gamma R^-1 (w X) and sum gamma R^-1 w at the shells' points."""
-        plan = self.plan
-        coverage = [c.copy() for c in self.coverage]
+        plan, sampling = self.plan, self.plan.sampling
+        coverage = _zero_sums(plan, 1)
         for wedge, marginal in self.rotations.items():
             turned = plan.grid.forward(marginal[..., None])
-            _add_turned_back(coverage, plan.wedge_coefficients(wedge), turned, np.array([0]))
-        sampling = plan.sampling
-        moved = sampling.synthesise(_both_signs(self.signal, plan.bandwidth)) * plan.phase.conj()
-        return moved.sum(axis=0), sampling.synthesise(_both_signs(coverage, plan.bandwidth))[0]
+            _add_turned_back(coverage, _rows(plan.wedge_coefficients(wedge)), turned, ALL, 1.0)
+        moved = sampling.synthesise(_both_signs(self.signal)) * plan.phase.conj()
+        return moved.sum(axis=0), sampling.synthesise(_both_signs(coverage))[0]
+
+
+def _zero_sums(plan: DensePlan, n_columns: int) -> list[FloatArray]:
+    n_rows = 2 * plan.sampling.n_shells
+    return [np.zeros((n_rows, 2 * l + 1, n_columns), np.float32) for l in range(plan.bandwidth)]
 
 
 def _add_turned_back(
-    sums: list[ComplexArray], coefficients: ComplexArray, turned: FloatArray, shifts: IntArray
+    sums: list[FloatArray], rows: Sequence[FloatArray], turned: FloatArray,
+    shifts: IntArray | slice, scale: float,
 ) -> None:
-    """Add sum_m X_lm conj(Q^l_mm') over m >= 0 (m = 0 halved) to the sums over l."""
+    """Add scale sum_m X_lm Q^l_mm' over m >= 0 (m = 0 halved), to the sums over l.
+
+    `rows` are the left factors of a correlation: transposed, they are those of its adjoint.
+    """
     b, n_columns = turned.shape[0], turned.shape[-1]
-    for l, block in enumerate(sums):
-        part = turned[: l + 1, :, b - 1 - l : b + l, l]
-        posterior = (part[:, 0] - 1j * part[:, 1]).reshape(l + 1, -1)
-        product = coefficients[:, l, : l + 1] @ posterior
-        product = product.reshape(len(coefficients), 2 * l + 1, n_columns)
-        if n_columns == block.shape[-1]:
-            block += product
-        else:
-            block[..., shifts] += product
+    for l, (block, left) in enumerate(zip(sums, rows, strict=True)):
+        part = turned[: l + 1, :, b - 1 - l : b + l, l].reshape(2 * (l + 1), -1)
+        product = (left.T @ part).reshape(-1, 2 * l + 1, n_columns)
+        block[..., shifts] += np.float32(scale) * product
 
 
-def _both_signs(sums: list[ComplexArray], bandwidth: int) -> ComplexArray:
+def _both_signs(sums: list[FloatArray]) -> ComplexArray:
     """Coefficients (T, S, l, m >= 0) of sums over m >= 0: m < 0 gives their mirrored conjugates."""
-    n_shells, _, n_columns = sums[0].shape
+    bandwidth, n_shells, n_columns = len(sums), len(sums[0]) // 2, sums[0].shape[2]
     out = np.zeros((n_columns, n_shells, bandwidth, bandwidth), dtype=np.complex64)
     for l, block in enumerate(sums):
+        values = block[:n_shells] + 1j * block[n_shells:]
         sign = ((-1.0) ** np.arange(l + 1))[:, None]
-        whole = block[:, l:] + sign * block[:, l::-1].conj()
+        whole = values[:, l:] + sign * values[:, l::-1].conj()
         out[:, :, l, : l + 1] = np.moveaxis(whole, -1, 0)
     return out

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-
 from scipy.special import logsumexp
 
 from scipion_faml.dense import (
@@ -72,6 +71,7 @@ PARTICLES_PER_CHUNK = 16
 MAX_PEAKS = 4  # of a particle and class
 FOCUS_STEPS = 1.6  # of the lattice of shifts, around the peaks of the iteration before
 START_FSC = 0.3
+WIDEST_SPREAD_DEG = 15.0  # of the posterior around a peak
 # How many poses share the median particle's posterior:
 FOCUSED_BELOW, LOCAL_BELOW = 60.0, 4.0
 MAX_FOCUSED, MAX_SINCE_DENSE = 3, 8  # iterations before all poses are looked at again
@@ -205,7 +205,7 @@ class Workbench:
         if known is not None:
             return known
         found = dense_particle(self.measured(index), plan)
-        if (len(self._dense) + 1) * 4 * found.coefficients.nbytes <= CACHE_BYTES:
+        if (len(self._dense) + 1) * sum(r.nbytes for r in found.rows) <= CACHE_BYTES:
             self._dense[index] = found
         return found
 
@@ -379,7 +379,7 @@ class _ChunkSums:
     fold: int
     dense: list[DenseSums]  # for each class
     signal: ComplexArray  # (K, J) complex128
-    coverage: FloatArray  # (K, J)
+    coverage: ComplexArray  # (K, J) complex128, real but for rounding
     weight: FloatArray  # (K,)
     sq_shift: float = 0.0
     n_particles: int = 0
@@ -393,7 +393,7 @@ class _ChunkSums:
             DenseSums.zero(task.plan) for _ in range(n_classes)]
         return _ChunkSums(
             fold, dense, np.zeros((n_classes, n_samples), dtype=np.complex128),
-            np.zeros((n_classes, n_samples)), np.zeros(n_classes),
+            np.zeros((n_classes, n_samples), dtype=np.complex128), np.zeros(n_classes),
         )
 
     def add_dense(
@@ -422,16 +422,14 @@ class _ChunkSums:
         gamma = np.exp(peaks.log_joint - evidence)
         gamma = without_small(gamma, task.bench.config.min_responsibility)
         for m in np.flatnonzero(gamma > 0):
-            k, rotation, shift_xyz = peaks.class_index[m], peaks.rotation[m], peaks.shift_xyz[m]
+            k, rotation, shift_xyz = peaks.class_index[m], peaks.rotation[[m]], peaks.shift_xyz[[m]]
             if task.bench.config.spread:
-                rr, tt = cubature(rotation, shift_xyz, peaks.curvature[m], 15.0)
-            else:
-                rr, tt = rotation[None], shift_xyz[None]
-            for r, t in zip(rr, tt):
-                g = gamma[m] / len(rr)
-                self.signal[k] += g * particle.turned_back(r, t)
-                self.coverage[k] += g * particle.wedge.turned_back(r)
-                self.sq_shift += float(g * np.sum(t**2))
+                rotation, shift_xyz = cubature(
+                    rotation[0], shift_xyz[0], peaks.curvature[m], WIDEST_SPREAD_DEG)
+            weight = np.full(len(rotation), gamma[m] / len(rotation))
+            particle.add_turned_back(rotation, shift_xyz, weight, self.signal[k])
+            particle.wedge.add_turned_back(rotation, weight, self.coverage[k])
+            self.sq_shift += float(weight @ np.sum(shift_xyz**2, axis=1))
         class_weight = np.bincount(peaks.class_index, gamma, task.state.n_classes)
         self.weight += class_weight
         best = int(np.argmax(gamma))
@@ -461,7 +459,7 @@ class _ChunkSums:
                 continue
             signal, coverage = sums.at_points()
             self.signal[k] += task.plan.to_samples(signal, task.box.samples)
-            self.coverage[k] += task.plan.to_samples(coverage, task.box.samples).real
+            self.coverage[k] += task.plan.to_samples(coverage, task.box.samples)
         self.dense = []
 
 
@@ -480,7 +478,7 @@ def _sum_chunks(
     results = executor.map(lambda chunk: _e_step_chunk(chunk, task), task.bench.chunks())
     for sums, part, spent in results:
         signal[sums.fold] += sums.signal
-        coverage[sums.fold] += sums.coverage
+        coverage[sums.fold] += sums.coverage.real
         weight[sums.fold] += sums.weight
         sq_shift += sums.sq_shift
         evidence += sums.evidence
@@ -502,15 +500,15 @@ def initial_state(bench: Workbench) -> EnhancedState:
     radius = min(config.start_radius, bench.max_radius)
     box = bench.open_box(radius)
     shape = (config.n_groups, n_classes, len(box.samples))
-    signal, coverage = np.zeros(shape, dtype=np.complex128), np.zeros(shape)
-    weight = np.zeros(shape[:2])
+    signal, coverage = np.zeros(shape, dtype=complex), np.zeros(shape, dtype=complex)
+    weight, one = np.zeros(shape[:2]), np.ones(1)
     for i in range(n_particles):
         particle, f, k = bench.measured(i), bench.folds[i], classes[i]
-        rotation = poses.rotation[i]
-        signal[f, k] += particle.turned_back(rotation, np.zeros(3))
-        coverage[f, k] += particle.wedge.turned_back(rotation)
+        rotation = poses.rotation[[i]]
+        particle.add_turned_back(rotation, np.zeros((1, 3)), one, signal[f, k])
+        particle.wedge.add_turned_back(rotation, one, coverage[f, k])
         weight[f, k] += 1.0
-    sums = FoldSums(signal, coverage, weight, bench.residual, 0.0, n_particles, 0.0)
+    sums = FoldSums(signal, coverage.real, weight, bench.residual, 0.0, n_particles, 0.0)
     # Nothing correlates yet but the round blob; what is there must not be filtered away.
     return _next_state(bench, sums, None, box, START_FSC)
 

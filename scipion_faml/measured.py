@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from scipion_faml.align import gather, shift_ramp
+from scipion_faml.cython_ext import _local
 from scipion_faml.fourier import (
+    OVERSAMPLING,
     SampleSet,
     Values,
     sample_set,
@@ -68,9 +69,11 @@ class MeasuredWedge:
         """Sum of weights on every shell."""
         return sums_over_shells(self.weight, self.samples)
 
-    def turned_back(self, rotation: FloatArray) -> FloatArray:
-        """Return R^-1 w at the samples, (J,) float32."""
-        return gather(self.turnable, self.samples.axes, rotation).real
+    def add_turned_back(
+        self, rotation: FloatArray, weight: FloatArray, out: ComplexArray
+    ) -> None:
+        """Add the sum over poses (M, 3, 3) of weight R^-1 w at the samples to `out` (J,)."""
+        _add_turned_back(self, self.turnable, rotation, np.zeros((len(rotation), 3)), weight, out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,18 +86,30 @@ class Measured:
     turnable: ComplexArray  # of w X within the inscribed ball: what is defined when it is turned
     power: FloatArray  # (n_shells,) sum w |X|^2 of the whole box
 
-    def turned_back(self, rotation: FloatArray, shift_xyz: FloatArray) -> ComplexArray:
-        """Return R^-1 (w X) moved back by the shift, at the samples, (J,) complex64."""
-        samples = self.wedge.samples
-        ramp = shift_ramp(samples.n, -(rotation.T @ shift_xyz)).astype(np.complex64)
-        kx, ky, kz = samples.axes.astype(np.intp) + samples.n // 2
-        phase = ramp[0, kx] * ramp[1, ky] * ramp[2, kz]
-        return gather(self.turnable, samples.axes, rotation) * phase
+    def add_turned_back(
+        self, rotation: FloatArray, shift_xyz: FloatArray, weight: FloatArray, out: ComplexArray
+    ) -> None:
+        """Add the sum over poses of weight R^-1 (w X), moved back, at the samples to `out` (J,).
+
+        rotation (M, 3, 3), shift_xyz (M, 3) working voxels, weight (M,), out complex128.
+        """
+        _add_turned_back(self.wedge, self.turnable, rotation, shift_xyz, weight, out)
+
+
+def _add_turned_back(
+    wedge: MeasuredWedge, turnable: ComplexArray, rotation: FloatArray, shift_xyz: FloatArray,
+    weight: FloatArray, out: ComplexArray,
+) -> None:
+    _local.add_turned_back(
+        turnable, float(OVERSAMPLING), wedge.samples.axes, float(wedge.samples.n),
+        np.ascontiguousarray(rotation), np.ascontiguousarray(shift_xyz),
+        np.ascontiguousarray(weight), out,
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class WorkingBox:
-    """A box of `n_full` voxels cropped in Fourier space to radius `radius`, in `samples.n` voxels."""
+    """A box of `n_full` voxels cropped in Fourier space to |k| <= radius, in `samples.n` voxels."""
 
     n_full: int
     radius: int

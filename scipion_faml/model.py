@@ -43,7 +43,7 @@ class FamlConfig:
     min_zeta: float = 1.0  # voxels
     spread: bool = True
     start_radius: int = 5  # shells compared at first
-    dense_bandwidth: int = 24  # of the integral over all poses, at most
+    dense_bandwidth: int = 16  # of the integral over all poses, at most
     symmetry: str = "C1"  # of all classes; a point group of `symmetry`
     seed: int = 0
 

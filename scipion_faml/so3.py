@@ -114,8 +114,7 @@ class RotationGrid:
         by_alpha = np.matmul(0.5 * self.turn_alpha.T, flat).reshape(b, 2 * len(self.gamma), columns)
         by_gamma = np.matmul(self.turn_gamma.T, by_alpha)
         by_gamma = by_gamma.reshape(b, 2, 2 * b - 1, len(self.beta), t)
-        result = np.matmul(self.wigner.swapaxes(-1, -2), by_gamma)
-        return result
+        return np.matmul(self.wigner.swapaxes(-1, -2), by_gamma)
 
 
 @lru_cache(maxsize=8)
