@@ -119,6 +119,7 @@ class EnhancedState(ModelState):
     half_averages: FloatArray  # (2, K, n, n, n)
     checked_radius: int = 0  # shells at which all poses were looked at after settling
     is_converged: bool = False
+    phase_done: str = ""  # of the iteration that made this state
 
 
 @dataclass(frozen=True, eq=False)
@@ -653,6 +654,7 @@ def _decide(
     return replace(
         new, radius=radius, phase=phase, n_since_dense=n_since_dense, peaks=peaks,
         n_effective=n_effective, checked_radius=checked, is_converged=converged,
+        phase_done=state.phase,
     )
 
 

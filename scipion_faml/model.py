@@ -15,6 +15,11 @@ STARTS = ("unturned", "turned")
 SEARCHES = ("magnitude", "exhaustive")
 MODES = ("paper", "enhanced")
 NOISES = ("shells", "white")
+# Settings that only one of the modes looks at.
+PAPER_ONLY = ("method", "start", "search", "angular_step_deg", "max_candidates", "bandwidth",
+              "n_voronoi_points", "translation_weight", "chunk_size")
+ENHANCED_ONLY = ("n_folds", "noise", "regularise", "min_zeta", "spread", "start_radius",
+                 "dense_bandwidth")
 OBJECT_RADIUS = 0.35  # of the box: how far most of a particle's density reaches
 
 
