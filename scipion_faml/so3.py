@@ -105,7 +105,7 @@ class RotationGrid:
         """Return sum over the grid of values conj-transposed with the basis: `inverse`'s adjoint.
 
         (m >= 0, 2, 2B - 1, l, T) float32: real and imaginary parts of
-        Q^l_{m m'} = sum values exp(i m a) d^l_{m m'}(b) exp(i m' g), for m = 0 halved.
+        Q^l_{m m'} = sum values exp(-i m a) d^l_{m m'}(b) exp(-i m' g), for m = 0 halved.
         """
         b, t = self.bandwidth, values.shape[-1]
         columns = len(self.beta) * t
