@@ -1,6 +1,10 @@
 """One folder per iteration, complete or absent: what a killed run continues from.
 
-    iter_007/  state.npz (Theta and assignments), class_001.mrc ..., meta.json
+    iter_007/  state.npz (averages, alpha, sigma, zeta, assignments), class_001.mrc ..., meta.json
+               enhanced.npz (what else enhanced mode goes on from; kept of the last iterations)
+
+Everything that the next iteration sees is saved bit for bit: a run that was stopped and goes on
+ends as if it had not been.
 """
 
 from __future__ import annotations
@@ -8,18 +12,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from scipion_faml.enhanced import EnhancedState, PeakTable
 from scipion_faml.faml import Assignments, IterationResult
 from scipion_faml.geometry import RigidTransforms
 from scipion_faml.io import write_volume
 from scipion_faml.model import ModelState
 
-SCHEMA = 1
+SCHEMA = 2
+N_CONTINUABLE = 2  # iterations whose references of all folds are kept: they are large
+ENHANCED = "enhanced.npz"
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,31 +60,80 @@ def save(
     try:
         for k, average in enumerate(result.state.averages, 1):
             write_volume(temporary / f"class_{k:03d}.mrc", average, voxel_size_angst)
-        _save_arrays(temporary / "state.npz", result)
+        _save_result(temporary / "state.npz", result)
+        if isinstance(result.state, EnhancedState):
+            _save_arrays(temporary / ENHANCED, _enhanced_arrays(result.state))
         meta = {"schema": SCHEMA, "settings": settings, "history": history}
         _write_durably(temporary / "meta.json", json.dumps(meta).encode())
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    for old in range(1, result.state.iteration - N_CONTINUABLE + 1):
+        (iteration_folder(output, old) / ENHANCED).unlink(missing_ok=True)
     return folder
 
 
-def _save_arrays(path: Path, result: IterationResult) -> None:
+def _save_result(path: Path, result: IterationResult) -> None:
     state, assignments = result.state, result.assignments
+    _save_arrays(path, {
+        **{f.name: getattr(state, f.name) for f in fields(ModelState)},
+        "class_index": assignments.class_index,
+        "euler_zyz": assignments.poses.euler_zyz,
+        "shift_xyz": assignments.poses.shift_xyz,
+        "responsibility": assignments.responsibility,
+        "log_likelihood": assignments.log_likelihood,
+        "class_posterior": assignments.class_posterior,
+    })
+
+
+def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:
     with open(path, "wb") as handle:
-        np.savez(
-            handle,
-            averages=state.averages, alpha=state.alpha,
-            sigma=state.sigma, zeta=state.zeta, iteration=state.iteration,
-            class_index=assignments.class_index,
-            euler_zyz=assignments.poses.euler_zyz, shift_xyz=assignments.poses.shift_xyz,
-            responsibility=assignments.responsibility,
-            log_likelihood=assignments.log_likelihood,
-            class_posterior=assignments.class_posterior,
-        )
+        np.savez(handle, **arrays)
         handle.flush()
         os.fsync(handle.fileno())
+
+
+def _own_fields() -> list[str]:
+    """Names of what enhanced mode adds to Theta."""
+    common = {f.name for f in fields(ModelState)}
+    return [f.name for f in fields(EnhancedState) if f.name not in common]
+
+
+def _enhanced_arrays(state: EnhancedState) -> dict[str, Any]:
+    """What enhanced mode adds, under its names; the table of peaks as four arrays."""
+    arrays = {name: getattr(state, name) for name in _own_fields()}
+    peaks: PeakTable | None = arrays.pop("peaks")
+    if peaks is not None:
+        arrays |= {
+            "peaks_particle": peaks.particle, "peaks_class_index": peaks.class_index,
+            "peaks_euler_zyz": peaks.poses.euler_zyz, "peaks_shift_xyz": peaks.poses.shift_xyz,
+        }
+    return arrays
+
+
+def _values(arrays: Mapping[str, NDArray[Any]], names: Iterable[str]) -> dict[str, Any]:
+    """Named arrays; those without axes as plain values."""
+    return {n: arrays[n] if arrays[n].ndim else arrays[n].item() for n in names}
+
+
+def _load_state(folder: Path, arrays: Mapping[str, NDArray[Any]], mode: str) -> ModelState:
+    """The state of a folder; `arrays` are those of its state.npz."""
+    common = _values(arrays, [f.name for f in fields(ModelState)])
+    if mode != "enhanced":
+        return ModelState(**common)
+    if not (folder / ENHANCED).is_file():
+        raise ValueError(
+            f"{folder} holds no {ENHANCED} to go on from: choose another --output or add "
+            "--overwrite"
+        )
+    with np.load(folder / ENHANCED, allow_pickle=False) as own:
+        values = _values(own, [name for name in _own_fields() if name in own])
+        peaks = None
+        if "peaks_particle" in own:
+            poses = RigidTransforms(own["peaks_euler_zyz"], own["peaks_shift_xyz"])
+            peaks = PeakTable(own["peaks_particle"], own["peaks_class_index"], poses)
+    return EnhancedState(**common, **values, peaks=peaks)
 
 
 def _write_durably(path: Path, content: bytes) -> None:
@@ -110,10 +168,7 @@ def load(folder: Path, settings: dict[str, Any]) -> Checkpoint:
                 "--overwrite"
             )
     with np.load(folder / "state.npz", allow_pickle=False) as arrays:
-        state = ModelState(
-            arrays["averages"], arrays["alpha"], float(arrays["sigma"]), float(arrays["zeta"]),
-            int(arrays["iteration"]),
-        )
+        state = _load_state(folder, arrays, str(settings.get("mode", "paper")))
         assignments = Assignments(
             arrays["class_index"],
             RigidTransforms(arrays["euler_zyz"], arrays["shift_xyz"]),

@@ -20,8 +20,10 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
+from scipy.optimize import nnls
 from scipy.special import logsumexp
 
 from scipion_faml.dense import (
@@ -46,7 +48,13 @@ from scipion_faml.faml import (
     pose_change_deg,
 )
 from scipion_faml.folds import FoldSums, fold_averages, fold_of
-from scipion_faml.fourier import SampleSet, turnable_spectrum, volume_from_spectrum
+from scipion_faml.fourier import (
+    SampleSet,
+    shell_sums,
+    spectrum,
+    turnable_spectrum,
+    volume_from_spectrum,
+)
 from scipion_faml.geometry import RigidTransforms
 from scipion_faml.io import SubtomogramSource
 from scipion_faml.measured import Measured, WorkingBox, crop_half, pad_half
@@ -62,7 +70,7 @@ from scipion_faml.refine import (
 )
 from scipion_faml.regularise import ShellResidual
 from scipion_faml.types import ComplexArray, FloatArray, IntArray
-from scipion_faml.volume import soft_sphere
+from scipion_faml.volume import inscribed_sphere, soft_sphere
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +80,8 @@ MAX_PEAKS = 4  # of a particle and class
 FOCUS_STEPS = 1.6  # of the lattice of shifts, around the peaks of the iteration before
 START_FSC = 0.3
 WIDEST_SPREAD_DEG = 15.0  # of the posterior around a peak
+MAX_SCALED = 64  # particles whose power sets the scale of maps to start from
+SMALLEST_SIGNAL = 1e-3  # of the particles' power, given to such a map at least
 # How many poses share the median particle's posterior:
 FOCUSED_BELOW, LOCAL_BELOW = 60.0, 4.0
 MAX_FOCUSED, MAX_SINCE_DENSE = 3, 8  # iterations before all poses are looked at again
@@ -431,7 +441,8 @@ class _ChunkSums:
             particle.add_turned_back(rotation, shift_xyz, weight, self.signal[k])
             particle.wedge.add_turned_back(rotation, weight, self.coverage[k])
             self.sq_shift += float(weight @ np.sum(shift_xyz**2, axis=1))
-        class_weight = np.bincount(peaks.class_index, gamma, task.state.n_classes)
+        class_weight: FloatArray = np.bincount(
+            peaks.class_index, gamma, task.state.n_classes).astype(np.float64)
         self.weight += class_weight
         best = int(np.argmax(gamma))
         return self._counted(
@@ -512,6 +523,62 @@ def initial_state(bench: Workbench) -> EnhancedState:
     sums = FoldSums(signal, coverage.real, weight, bench.residual, 0.0, n_particles, 0.0)
     # Nothing correlates yet but the round blob; what is there must not be filtered away.
     return _next_state(bench, sums, None, box, START_FSC)
+
+
+def state_from_references(bench: Workbench, maps: FloatArray) -> EnhancedState:
+    """Return a starting Theta for maps (K, n, n, n) that the user supplies, one for each class.
+
+    All folds start from the same map, low-passed to the first shells. A map comes on its own
+    scale: the power of the particles is taken as that of the map times a gain plus white noise,
+    and both follow by least squares over all shells.
+    """
+    config, n = bench.config, bench.source.n
+    power, n_observed = _mean_power(bench)
+    box = bench.open_box(min(config.start_radius, bench.max_radius))
+    ball = inscribed_sphere(n)
+    values = []
+    for volume in maps:
+        level = float(np.average(volume, weights=1.0 - ball))
+        half = spectrum(((volume - level) * ball).astype(np.float32))
+        gain = _least_squares_gain(half, power, n_observed)
+        values.append(gain * box.samples.take(crop_half(half, box.n)))
+    references = np.stack(values).astype(np.complex64)
+    is_white = config.noise == "white"
+    n_shells, n_classes = box.radius, len(maps)
+    noise = bench.residual.noise(np.zeros(n_shells), is_white)
+    averages = np.stack([box.enlarged(v) for v in references])
+    return EnhancedState(
+        averages, np.full(n_classes, 1.0 / n_classes), float(np.sqrt(noise.mean())),
+        max(config.max_shift_of(n) / 2.0, config.min_zeta), 0,
+        radius=box.radius, references=np.repeat(references[None], config.n_groups, axis=0),
+        reference_radius=box.radius, noise=noise, fsc=np.zeros((n_classes, n_shells)),
+        phase="dense", n_since_dense=0, peaks=None, n_effective=float("inf"),
+        half_averages=np.stack([averages, averages]),
+    )
+
+
+def _mean_power(bench: Workbench) -> tuple[FloatArray, FloatArray]:
+    """Mean power of a measured sample on shells 1..max_radius, and how many were measured."""
+    n, n_shells = bench.source.n, bench.max_radius
+    power, n_observed = np.zeros(n_shells), np.zeros(n_shells)
+    for i in range(min(len(bench.source), MAX_SCALED)):
+        particle = bench.source[i]
+        half = spectrum(particle.volume)
+        power += shell_sums(np.abs(half) ** 2 * particle.wedge, n)[1 : n_shells + 1]
+        n_observed += shell_sums(particle.wedge, n)[1 : n_shells + 1]
+    return power / np.maximum(n_observed, 1e-12), n_observed
+
+
+def _least_squares_gain(half: ComplexArray, power: FloatArray, weight: FloatArray) -> float:
+    """The gain g of a map's spectrum for which power = g^2 |map|^2 + noise on shells fits best."""
+    n, n_shells = half.shape[0], len(power)
+    squared = (half * half.conj()).real
+    own = (shell_sums(squared, n) / shell_sums(np.ones(half.shape), n))[1 : n_shells + 1]
+    # Errors of a shell's power are proportional to it, and fall with the number of samples.
+    scale = np.sqrt(weight) / power
+    (gain_sq, _), _ = nnls(np.stack([own * scale, scale], axis=1), power * scale)
+    least = SMALLEST_SIGNAL * float(power @ weight) / float(own @ weight)
+    return float(np.sqrt(max(gain_sq, least)))
 
 
 def _next_state(
@@ -673,15 +740,22 @@ def run(
     start: EnhancedState | None = None,
     previous: Assignments | None = None,
     on_progress: Callable[[int, int], None] = ignore_progress,
+    references: FloatArray | None = None,
 ) -> Iterator[IterationResult]:
     """Yield the result of every iteration, until it has converged or config.n_iterations are done.
 
-    Parameters and errors are those of `faml.run`.
+    Parameters and errors are those of `faml.run`; `references` (K, n, n, n) are maps to start from,
+    one for each class, where there is no `start`.
     """
     config.check_size(len(source))
     bench = Workbench(source, config, executor or SerialExecutor())
-    state = initial_state(bench) if start is None else start
+    if start is not None:
+        state = start
+    elif references is not None:
+        state = state_from_references(bench, references)
+    else:
+        state = initial_state(bench)
     while state.iteration < config.n_iterations and not state.is_converged:
         result = iterate(bench, state, previous, on_progress)
-        state, previous = result.state, result.assignments
+        state, previous = cast(EnhancedState, result.state), result.assignments
         yield result

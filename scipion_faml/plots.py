@@ -233,6 +233,8 @@ def convergence(history: pd.DataFrame) -> Figure:
         ("class shares (alpha)", [c for c in history if str(c).startswith("alpha_")], "share"),
         ("pose change", ["pose_change_deg"], "median, deg"),
         ("resolution", ["resolution_angst"], "A"),
+        ("shells compared", ["shells"], ""),
+        ("poses that share a posterior", ["n_effective"], "median"),
     ]
     usable = [
         (title, [c for c in columns if c in history and history[c].notna().any()], unit)
@@ -246,6 +248,10 @@ def convergence(history: pd.DataFrame) -> Figure:
     for axes, (title, columns, unit) in zip(grid, usable, strict=False):
         _curves(axes, history, columns)
         _tidy(axes, "iteration", unit, title)
+        if columns == ["n_effective"]:
+            axes.set_yscale("log")
+        if columns in (["shells"], ["n_effective"]) and "phase" in history:
+            _phase_bands(axes, history)
     for axes in grid[len(usable) :]:
         axes.set_visible(False)
     return figure
@@ -266,6 +272,18 @@ def _curves(axes: Axes, history: pd.DataFrame, columns: Sequence[str]) -> None:
     if len(columns) > 1:
         axes.set_ylim(0, None)
         axes.legend(fontsize=7, frameon=False, ncols=1 + len(columns) // 6)
+
+
+def _phase_bands(axes: Axes, history: pd.DataFrame) -> None:
+    """Shade iterations by how they looked for poses."""
+    names = list(dict.fromkeys(history["phase"]))
+    for name, colour in zip(names, ("#56B4E9", "#F0E442", "#009E73"), strict=False):
+        label: str | None = str(name)
+        for iteration in history["iteration"][history["phase"] == name]:
+            axes.axvspan(iteration - 0.5, iteration + 0.5, color=colour, alpha=0.2, linewidth=0,
+                         label=label)
+            label = None
+    axes.legend(fontsize=7, frameon=False)
 
 
 def class_sizes(counts: ArrayLike, names: Sequence[str] | None = None) -> Figure:

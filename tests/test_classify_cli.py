@@ -47,6 +47,8 @@ def data(tmp_path_factory):
 
 
 def classify(data, output, *options):
+    if "--mode" not in options:
+        options = ("--mode", "paper", *options)
     return run(["classify", str(data / "particles.star"), "--output", str(output),
                 "--workers", "1", *map(str, options)])
 
@@ -108,7 +110,7 @@ def test_more_iterations_continue_a_finished_run(data, tmp_path):
 def test_a_run_killed_after_its_second_iteration_ends_as_if_it_had_not_been(data, tmp_path):
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "scipion_faml", "classify", str(data / "particles.star"),
-               "--output", str(out), "--iterations", "6", "--workers", "2"]
+               "--mode", "paper", "--output", str(out), "--iterations", "6", "--workers", "2"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not (out / "iter_002").is_dir() and time.monotonic() < deadline:

@@ -78,7 +78,7 @@ def test_the_core_and_the_command_line_import_without_scipion_and_torch():
         f"scipion_faml.{top}" for _, top in module_files()
         if LAYER_OF[top] <= 3 and top != "__main__"
     ]
-    verbs = ["classify", "evaluate", "pick", "simulate", "reconstruct"]
+    verbs = ["classify", "align", "evaluate", "pick", "simulate", "reconstruct"]
     code = (
         "import sys, importlib\n"
         f"for name in {blocked!r}: sys.modules[name] = None\n"

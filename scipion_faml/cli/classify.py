@@ -1,17 +1,29 @@
-"""Verbs that align and average: classify, align, average."""
+"""The verb classify: averages (K = 1) or classifies and averages particles."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import pandas as pd
+from click.core import ParameterSource
 
-from scipion_faml import checkpoint, faml
+from scipion_faml import checkpoint, enhanced, faml
+from scipion_faml.cli.averaging import (
+    FSC_THRESHOLD,
+    assigned_table,
+    candidate_options,
+    candidates_kept,
+    comparison_options,
+    half_resolution,
+    in_box_of,
+    write_fsc,
+)
 from scipion_faml.cli.common import (
     Run,
     common_options,
@@ -22,122 +34,137 @@ from scipion_faml.cli.common import (
     seed_option,
     workers_option,
 )
-from scipion_faml.cli.pictures import average_report, classification_report
-from scipion_faml.evaluation.fsc import fourier_shell_correlation, resolution_angst
+from scipion_faml.cli.pictures import classification_report
+from scipion_faml.enhanced import EnhancedState
+from scipion_faml.evaluation.fsc import resolution_angst
 from scipion_faml.execution import executor_of
 from scipion_faml.faml import Assignments, IterationResult
-from scipion_faml.fourier import resample
+from scipion_faml.folds import fold_of
 from scipion_faml.io import (
     FileSource,
     ParticleTable,
     open_source,
-    read_cube,
     read_particles,
     replacing,
     write_particles,
     write_volume,
 )
-from scipion_faml.model import METHODS, SEARCHES, STARTS, FamlConfig, ModelState
+from scipion_faml.model import (
+    ENHANCED_ONLY,
+    METHODS,
+    MODES,
+    NOISES,
+    PAPER_ONLY,
+    SEARCHES,
+    STARTS,
+    FamlConfig,
+    ModelState,
+)
 from scipion_faml.types import FloatArray
-from scipion_faml.volume import crop_or_pad
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_ITERATIONS = {"paper": 20, "enhanced": 60}
+# Names of the command's parameters that are settings of one mode.
+MODE_PARAMETERS = {
+    "paper": ("method", "start", "search", "bandwidth", "max_candidates", "angular_step"),
+    "enhanced": ("n_folds", "noise", "regularise", "spread", "min_zeta", "start_radius",
+                 "dense_bandwidth"),
+}
 
-def _engine_options(function: Any) -> Any:
-    """Options of the alignment, shared by classify and align."""
+
+def _paper_options(function: Any) -> Any:
+    """Options of paper mode."""
     for option in (
-        click.option("--max-shift", type=click.FloatRange(min=0), default=None,
-                     help="Largest shift searched, voxels.  [default: a sixth of the box]"),
-        click.option("--low-pass", type=click.FloatRange(min=0, min_open=True), default=None,
-                     help="Compare only to this resolution, angstrom.  [default: Nyquist]"),
-        click.option("--bandwidth", type=click.IntRange(min=4), default=None,
-                     help="Bandwidth of the rotational matching.  [default: from the box]"),
-        click.option("--max-candidates", type=click.IntRange(min=1), default=None,
-                     help="Candidate poses per particle and class.  [default: 50; exhaustive: 4]"),
-        click.option("--angular-step", type=click.FloatRange(1, 90), default=15.0,
-                     show_default=True, help="Step of the exhaustive search, deg."),
+        click.option("--search", "--candidates", type=click.Choice(SEARCHES), default="magnitude",
+                     show_default=True, help="How candidate rotations are found.  [paper]"),
+        click.option("--start", type=click.Choice(STARTS), default="unturned", show_default=True,
+                     help="First averages: of the particles as they are (the paper), or turned at "
+                          "random.  [paper]"),
+        click.option("--method", type=click.Choice(METHODS), default="faml", show_default=True,
+                     help="faml: posteriors over candidates; fa: the best candidate alone.  "
+                          "[paper]"),
     ):
         function = option(function)
     return function
 
 
-def _config(**options: Any) -> FamlConfig:
-    """Settings from options; those that are None keep their default."""
-    if options.get("max_candidates") is None:
-        options["max_candidates"] = 4 if options["search"] == "exhaustive" else 50
-    return FamlConfig(**options)
+def _enhanced_options(function: Any) -> Any:
+    """Options of enhanced mode."""
+    for option in (
+        click.option("--dense-bandwidth", type=click.IntRange(8, 64), default=24,
+                     show_default=True, help="Highest bandwidth at which all rotations are looked "
+                     "at together; time grows with its fourth power.  [enhanced]"),
+        click.option("--start-shells", "start_radius", type=click.IntRange(min=2), default=5,
+                     show_default=True, help="Fourier shells (cycles per box) compared at first: "
+                     "coarse enough that no noise is followed.  [enhanced]"),
+        click.option("--min-shift-width", "min_zeta", default=1.0, show_default=True,
+                     type=click.FloatRange(min=0, min_open=True),
+                     help="Least width of the prior of shifts, voxels.  [enhanced]"),
+        click.option("--spread/--no-spread", default=True, show_default=True,
+                     help="Average each particle over the posterior around a peak, not at the "
+                     "peak alone.  [enhanced]"),
+        click.option("--regularise/--no-regularise", default=True, show_default=True,
+                     help="Filter averages by what their halves agree on (Wiener).  [enhanced]"),
+        click.option("--noise", type=click.Choice(NOISES), default="shells", show_default=True,
+                     help="Noise variance of each Fourier shell, or one for all.  [enhanced]"),
+        click.option("--folds", "n_folds", type=click.IntRange(1, 1000), default=10,
+                     show_default=True, help="A particle is compared with averages that leave out "
+                     "its own fold; 1: they leave out nothing.  [enhanced]"),
+    ):
+        function = option(function)
+    return function
 
 
-def _load_reference(path: Path | str, source: FileSource) -> FloatArray:
-    """A reference in the particles' box and voxel size, resampled where it differs."""
-    volume, voxel_size = read_cube(path)
-    if voxel_size > 0 and abs(voxel_size / source.voxel_size_angst - 1) > 0.01:
-        n_new = max(int(round(volume.shape[0] * voxel_size / source.voxel_size_angst)), 2)
-        logger.info("%s: resampled from %.4g to %.4g A per voxel", path, voxel_size,
-                    volume.shape[0] * voxel_size / n_new)
-        volume = resample(volume, n_new)
-    return crop_or_pad(volume, (source.n,) * 3, fill=float(np.median(volume)))
-
-
-def _assigned_table(table: ParticleTable, assignments: Assignments) -> ParticleTable:
-    """The particles with the best class and pose of a run."""
-    return table.with_poses(assignments.poses).with_columns(
-        rlnClassNumber=assignments.class_index + 1,
-        rlnMaxValueProbDistribution=assignments.responsibility,
-        rlnLogLikeliContribution=assignments.log_likelihood,
-    )
-
-
-# ---------------------------------------------------------------------------------- classify
 @click.command("classify")
 @click.argument("particles", type=click.Path(path_type=Path))
 @click.option("--classes", "n_classes", type=click.IntRange(min=1), default=1, show_default=True,
               help="Number of classes K; 1 averages.")
-@click.option("--iterations", type=click.IntRange(min=1), default=20, show_default=True)
-@click.option("--mode", type=click.Choice(["paper"]), default="paper", show_default=True,
-              help="paper: Zhao et al. 2018 to the letter, but for the options set here.")
-@click.option("--method", type=click.Choice(METHODS), default="faml", show_default=True,
-              help="faml: posteriors over candidates; fa: the best candidate alone.")
-@click.option("--start", type=click.Choice(STARTS), default="unturned", show_default=True,
-              help="First averages: of the particles as they are (the paper), or turned at random.")
-@click.option("--search", "--candidates", type=click.Choice(SEARCHES), default="magnitude",
-              show_default=True, help="How candidate rotations are found.")
+@click.option("--iterations", type=click.IntRange(min=1), default=None,
+              help="At most; enhanced mode stops when it has converged.  [default: enhanced 60, "
+                   "paper 20]")
+@click.option("--mode", type=click.Choice(MODES), default="enhanced", show_default=True,
+              help="enhanced: looks at all poses and leaves each particle out of its own "
+                   "reference; paper: Zhao et al. 2018 to the letter, but for the options set "
+                   "here.")
 @click.option("--reference", "references", multiple=True, type=click.Path(path_type=Path),
-              help="Start from these maps instead, one for each class.")
-@_engine_options
+              help="Start from these maps, one for each class, which keep their order.")
+@comparison_options
+@_enhanced_options
+@_paper_options
+@candidate_options
 @click.option("--output", type=click.Path(path_type=Path), default=Path("classify"),
               show_default=True, help="Folder.")
 @workers_option
 @seed_option
 @common_options
 def classify(
-    particles: Path, n_classes: int, iterations: int, mode: str, method: str, start: str,
-    search: str, references: tuple[Path, ...], max_shift: float | None, low_pass: float | None,
-    bandwidth: int | None, max_candidates: int | None, angular_step: float, output: Path,
-    workers: int | None, seed: int, as_json: bool, overwrite: bool,
+    particles: Path, n_classes: int, iterations: int | None, mode: str,
+    references: tuple[Path, ...], low_pass: float | None, max_candidates: int | None,
+    angular_step: float, output: Path, workers: int | None, as_json: bool, overwrite: bool,
+    **settings: Any,
 ) -> None:
     """Average (K = 1) or classify and average the subtomograms of a STAR file with FAML.
 
     Writes class_NNN.mrc, particles.star, history.csv, report.html and iter_NNN/ into the output
-    folder. A killed run, started again, goes on from its last iteration; more --iterations go on
-    from the last one too.
+    folder; in enhanced mode also class_NNN_half1.mrc, _half2.mrc and fsc.csv. A killed run, started
+    again, goes on from its last iteration; more --iterations go on from the last one too.
+
+    log_likelihood in history.csv and rlnLogLikeliContribution are in enhanced mode log ratios of
+    the evidence to that of pure noise: at 0 or less a particle supports no structure.
     """
+    _refuse_other_mode(click.get_current_context(), mode)
     if references and len(references) != n_classes:
         raise ValueError(f"{len(references)} references for {n_classes} classes: give one each")
-    config = _config(
-        n_classes=n_classes, n_iterations=iterations, method=method, start=start, search=search,
-        max_shift=max_shift, low_pass_angst=low_pass, bandwidth=bandwidth,
-        max_candidates=max_candidates, angular_step_deg=angular_step, seed=seed,
+    config = FamlConfig(
+        n_classes=n_classes, n_iterations=iterations or DEFAULT_ITERATIONS[mode], mode=mode,
+        low_pass_angst=low_pass, angular_step_deg=angular_step,
+        max_candidates=candidates_kept(max_candidates, settings["search"]), **settings,
     )
-    settings = {**dataclasses.asdict(config), "mode": mode}
-    del settings["n_iterations"]
-    run = Run("classify", output, settings, [particles, *references], overwrite)
+    run = Run("classify", output, _settings(config), [particles, *references], overwrite)
     if overwrite:
         checkpoint.remove_all(output)
-    finished = run.finished_result
-    if finished is not None and finished["iterations"] < iterations:
-        run.reopen()
+    _reopen_unless_done(run, config.n_iterations)
 
     def work() -> dict[str, Any]:
         table = read_particles(particles)
@@ -148,41 +175,96 @@ def classify(
     run_once(run, work, as_json)
 
 
+def _refuse_other_mode(context: click.Context, mode: str) -> None:
+    """Raise a UsageError when an option that this mode does not look at was given."""
+    for other in MODES:
+        for parameter in context.command.params:
+            is_given = context.get_parameter_source(str(parameter.name)) in (
+                ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+            if other != mode and is_given and parameter.name in MODE_PARAMETERS[other]:
+                raise click.UsageError(
+                    f"{parameter.opts[0]} is an option of --mode {other}, this is --mode {mode}: "
+                    "leave it out or change the mode"
+                )
+
+
+def _settings(config: FamlConfig) -> dict[str, Any]:
+    """What makes a run this run: all that its mode looks at."""
+    ignored = ENHANCED_ONLY if config.mode == "paper" else PAPER_ONLY
+    settings = dataclasses.asdict(config)
+    return {k: v for k, v in settings.items() if k not in (*ignored, "n_iterations")}
+
+
+def _reopen_unless_done(run: Run, n_iterations: int) -> None:
+    """Let a finished run go on when more iterations are asked for and would change anything."""
+    finished = run.finished_result
+    if finished is None or finished["iterations"] >= n_iterations:
+        return
+    if finished.get("converged"):
+        click.echo(
+            f"{run.output} converged after {finished['iterations']} iterations: more change "
+            "nothing", err=True)
+    else:
+        run.reopen()
+
+
 def _classify(
     table: ParticleTable, source: FileSource, config: FamlConfig, run: Run,
     references: tuple[Path, ...], workers: int,
 ) -> dict[str, Any]:
     """Run or continue, leave a checkpoint after every iteration, and write the outputs."""
-    executor = executor_of(workers)
-    found = checkpoint.newest(run.output)
     state: ModelState | None = None
     previous, history = None, []
+    found = checkpoint.newest(run.output)
     if found is not None:
         loaded = checkpoint.load(found, run.settings)
         state, previous, history = loaded.state, loaded.assignments, loaded.history
         logger.info("continuing after iteration %d of %s", state.iteration, run.output)
-    elif references:
-        maps = np.stack([_load_reference(path, source) for path in references])
-        state = faml.state_from_references(source, maps, config)
-    iterations = faml.run(source, config, executor, state, previous, progress_callback("particles"))
-    for result in iterations:
+    maps = [in_box_of(source, path) for path in references] if found is None else []
+    for result in _iterations(source, config, workers, state, previous, maps):
         history = [*history, _history_row(result, source, config)]
         checkpoint.save(run.output, result, history, run.settings, source.voxel_size_angst)
         _write_history(run.output, history)
         state, previous = result.state, result.assignments
     if state is None or previous is None:
         raise ValueError("no iteration was asked for")
-    return _write_classes(table, source, state, previous, history, run)
+    return _write_classes(table, source, config, state, previous, history, run)
 
 
-def _half_resolution(
-    first: FloatArray, second: FloatArray, voxel_size_angst: float, config: FamlConfig
-) -> float:
-    """Where two halves' FSC falls to 0.143; not beyond the shells that were averaged."""
-    n = first.shape[0]
-    shells = config.max_radius_of(n, voxel_size_angst) + 1
-    curve = fourier_shell_correlation(first, second)[:shells]
-    return resolution_angst(curve, n, voxel_size_angst, 0.143)
+def _iterations(
+    source: FileSource, config: FamlConfig, workers: int, state: ModelState | None,
+    previous: Assignments | None, maps: list[FloatArray],
+) -> Iterator[IterationResult]:
+    """The iterations of a mode, from a checkpoint's state, from maps, or from nothing."""
+    executor, on_progress = executor_of(workers), progress_callback("particles")
+    if config.mode == "paper":
+        if maps:
+            state = faml.state_from_references(source, np.stack(maps), config)
+        yield from faml.run(source, config, executor, state, previous, on_progress)
+        return
+    if not (state is None or isinstance(state, EnhancedState)):
+        raise ValueError("enhanced mode cannot go on from a state of paper mode")
+    yield from enhanced.run(
+        source, config, executor, state, previous, on_progress, np.stack(maps) if maps else None)
+
+
+# ------------------------------------------------------------------------------------- outputs
+def _fsc_curves(state: EnhancedState, source: FileSource) -> tuple[FloatArray, FloatArray]:
+    """Frequencies (1/angstrom) and the FSC of every class's halves, shell 0 included as 1."""
+    frequency = np.arange(state.fsc.shape[1] + 1) / (source.n * source.voxel_size_angst)
+    return frequency, np.concatenate([np.ones((state.n_classes, 1)), state.fsc], axis=1)
+
+
+def _resolutions(
+    result: IterationResult, source: FileSource, config: FamlConfig
+) -> list[float]:
+    """Resolution (angstrom) of every class's halves at an FSC of 0.143."""
+    if isinstance(result.state, EnhancedState):
+        _, curves = _fsc_curves(result.state, source)
+        return [resolution_angst(c, source.n, source.voxel_size_angst, FSC_THRESHOLD)
+                for c in curves]
+    return [half_resolution(a, b, source.voxel_size_angst, config)
+            for a, b in zip(*result.half_averages, strict=True)]
 
 
 def _history_row(
@@ -190,10 +272,6 @@ def _history_row(
 ) -> dict[str, Any]:
     """One line of history.csv."""
     state = result.state
-    resolutions = [
-        _half_resolution(a, b, source.voxel_size_angst, config)
-        for a, b in zip(*result.half_averages, strict=True)
-    ]
     row = {
         "iteration": state.iteration,
         "seconds": result.seconds["total"],
@@ -202,9 +280,12 @@ def _history_row(
         "zeta": state.zeta,
         **{f"alpha_{k:03d}": alpha for k, alpha in enumerate(state.alpha, 1)},
         "pose_change_deg": result.pose_change_deg,
-        "resolution_angst": min(resolutions),
-        **{f"seconds_{k}": v for k, v in sorted(result.seconds.items()) if k != "total"},
+        "resolution_angst": min(_resolutions(result, source, config)),
     }
+    if isinstance(state, EnhancedState):
+        row |= {"phase": state.phase_done, "shells": state.reference_radius,
+                "n_effective": state.n_effective}
+    row |= {f"seconds_{k}": v for k, v in sorted(result.seconds.items()) if k != "total"}
     plain_row: dict[str, Any] = plain(row)
     return plain_row
 
@@ -215,20 +296,23 @@ def _write_history(output: Path, history: list[dict[str, Any]]) -> None:
 
 
 def _write_classes(
-    table: ParticleTable, source: FileSource, state: ModelState, assignments: Assignments,
-    history: list[dict[str, Any]], run: Run,
+    table: ParticleTable, source: FileSource, config: FamlConfig, state: ModelState,
+    assignments: Assignments, history: list[dict[str, Any]], run: Run,
 ) -> dict[str, Any]:
     """Write averages, particles, history and report; return the summary."""
     for k, average in enumerate(state.averages, 1):
         write_volume(run.output / f"class_{k:03d}.mrc", average, source.voxel_size_angst)
-    write_particles(run.output / "particles.star", _assigned_table(table, assignments))
+    assigned = assigned_table(table, assignments)
+    curves = {}
+    if isinstance(state, EnhancedState):
+        curves = _write_halves(state, source, run.output)
+        subset = fold_of(len(source), config.n_groups, config.seed) % 2 + 1
+        assigned = assigned.with_columns(rlnRandomSubset=subset)
+    write_particles(run.output / "particles.star", assigned)
     _write_history(run.output, history)
     counts = np.bincount(assignments.class_index, minlength=state.n_classes)
-    warnings = [
-        f"class {k + 1} is empty: it kept an earlier average; try fewer classes or another seed"
-        for k in np.flatnonzero(state.alpha * len(source) < 1.0)
-    ]
     result = {
+        "mode": config.mode,
         "iterations": state.iteration,
         "particles": len(source),
         "class_sizes": counts,
@@ -237,123 +321,48 @@ def _write_classes(
         "zeta": state.zeta,
         "log_likelihood": history[-1]["log_likelihood"],
         "resolution_angst": history[-1]["resolution_angst"],
-        "warnings": warnings,
-        "output": run.output,
     }
+    if isinstance(state, EnhancedState):
+        result |= {"converged": state.is_converged, "n_effective": state.n_effective,
+                   "log_evidence_per_particle": float(assignments.log_likelihood.mean())}
+    result |= {"warnings": _warnings(state, assignments), "output": run.output}
     classification_report(
         run.output / "report.html", state.averages, counts, pd.DataFrame(history),
-        assignments.poses, source.voxel_size_angst, run.settings, plain(result),
+        assignments.poses, source.voxel_size_angst, run.settings, plain(result), curves,
     )
     return result
 
 
-# ------------------------------------------------------------------------------------- align
-@click.command("align")
-@click.argument("particles", type=click.Path(path_type=Path))
-@click.option("--reference", required=True, type=click.Path(path_type=Path), help="MRC map.")
-@click.option("--search", type=click.Choice(SEARCHES), default="exhaustive", show_default=True,
-              help="How candidate rotations are found.")
-@_engine_options
-@click.option("--output", type=click.Path(path_type=Path), default=Path("align"),
-              show_default=True, help="Folder.")
-@workers_option
-@common_options
-def align(
-    particles: Path, reference: Path, search: str, max_shift: float | None,
-    low_pass: float | None, bandwidth: int | None, max_candidates: int | None,
-    angular_step: float, output: Path, workers: int | None, as_json: bool, overwrite: bool,
-) -> None:
-    """Align the subtomograms of a STAR file to a known map: one E-step with hard assignment (FA).
-
-    Writes particles.star with the best pose of every particle, and average.mrc of them.
-    """
-    config = _config(
-        method="fa", search=search, max_shift=max_shift, low_pass_angst=low_pass,
-        bandwidth=bandwidth, max_candidates=max_candidates, angular_step_deg=angular_step,
-        n_iterations=1,
-    )
-    run = Run("align", output, dataclasses.asdict(config), [particles, reference], overwrite)
-
-    def work() -> dict[str, Any]:
-        table = read_particles(particles)
-        source = open_source(table)
-        volume = _load_reference(reference, source)[None]
-        # Hard assignment looks at scores only, which do not depend on sigma, zeta or scale.
-        state = ModelState(volume, np.ones(1), 1.0, float(source.n))
-        executor = executor_of(n_workers(workers))
-        result = faml.iterate(
-            source, state, config, executor, None, progress_callback("particles"))
-        write_particles(output / "particles.star", _assigned_table(table, result.assignments))
-        average = result.state.averages[0]
-        write_volume(output / "average.mrc", average, source.voxel_size_angst)
-        average_report(
-            output / "report.html", "Alignment to a reference", average[None],
-            [f"{len(source)} particles"], source.voxel_size_angst, run.settings,
-        )
-        return {"particles": len(source), "output": output}
-
-    run_once(run, work, as_json)
+def _write_halves(
+    state: EnhancedState, source: FileSource, output: Path
+) -> dict[str, tuple[FloatArray, FloatArray]]:
+    """Write half averages and fsc.csv; return the curves."""
+    for h, half in enumerate(state.half_averages, 1):
+        for k, volume in enumerate(half, 1):
+            path = output / f"class_{k:03d}_half{h}.mrc"
+            write_volume(path, volume, source.voxel_size_angst)
+    frequency, values = _fsc_curves(state, source)
+    curves = {f"class_{k:03d}": curve for k, curve in enumerate(values, 1)}
+    write_fsc(output / "fsc.csv", frequency, curves)
+    return {name: (frequency, curve) for name, curve in curves.items()}
 
 
-# ----------------------------------------------------------------------------------- average
-@click.command("average")
-@click.argument("particles", type=click.Path(path_type=Path))
-@click.option("--low-pass", type=click.FloatRange(min=0, min_open=True), default=None,
-              help="Average only to this resolution, angstrom.  [default: Nyquist]")
-@click.option("--output", type=click.Path(path_type=Path), default=Path("average"),
-              show_default=True, help="Folder.")
-@workers_option
-@common_options
-def average(
-    particles: Path, low_pass: float | None, output: Path, workers: int | None,
-    as_json: bool, overwrite: bool,
-) -> None:
-    """Average subtomograms with known poses, each weighted by what its wedge measured.
-
-    Classes in rlnClassNumber are averaged apart (class_NNN.mrc); average.mrc holds all particles of
-    a single class. half1.mrc and half2.mrc hold those of odd and even rows.
-    """
-    run = Run("average", output, {"low_pass": low_pass}, [particles], overwrite)
-
-    def work() -> dict[str, Any]:
-        table = read_particles(particles)
-        source = open_source(table)
-        class_index = (table.class_index if "rlnClassNumber" in table.rows
-                       else np.zeros(len(source), dtype=np.intp))
-        config = FamlConfig(n_classes=int(class_index.max()) + 1, low_pass_angst=low_pass)
-        averages, halves = faml.average_known(
-            source, class_index, table.poses, config, executor_of(n_workers(workers)),
-            progress_callback("particles"),
-        )
-        return _write_averages(averages, halves, class_index, source, config, run)
-
-    run_once(run, work, as_json)
-
-
-def _write_averages(
-    averages: FloatArray, halves: FloatArray, class_index: Any, source: FileSource,
-    config: FamlConfig, run: Run,
-) -> dict[str, Any]:
-    """Write averages, halves and FSC of known poses; return the summary."""
-    voxel_size = source.voxel_size_angst
-    single = len(averages) == 1
-    curves, resolutions = {}, []
-    for k, volume in enumerate(averages):
-        name = "average" if single else f"class_{k + 1:03d}"
-        write_volume(run.output / f"{name}.mrc", volume, voxel_size)
-        for h in range(2):
-            half_name = f"half{h + 1}" if single else f"{name}_half{h + 1}"
-            write_volume(run.output / f"{half_name}.mrc", halves[h, k], voxel_size)
-        curves[name] = fourier_shell_correlation(halves[0, k], halves[1, k])
-        resolutions.append(_half_resolution(halves[0, k], halves[1, k], voxel_size, config))
-    frequency = np.arange(len(next(iter(curves.values())))) / (source.n * voxel_size)
-    with replacing(run.output / "fsc.csv") as temporary:
-        pd.DataFrame({"frequency_per_angst": frequency, **curves}).to_csv(temporary, index=False)
-    counts = np.bincount(class_index, minlength=len(averages))
-    average_report(
-        run.output / "report.html", "Average with known poses", averages,
-        [f"{c} particles" for c in counts], voxel_size, run.settings,
-        {name: (frequency, curve) for name, curve in curves.items()},
-    )
-    return {"particles": len(source), "class_sizes": counts, "resolution_angst": resolutions,
-            "output": run.output}
+def _warnings(state: ModelState, assignments: Assignments) -> list[str]:
+    """What a user must know about a result."""
+    n_particles = len(assignments.class_index)
+    warnings = [
+        f"class {k + 1} is empty: it kept an earlier average; try fewer classes or another seed"
+        for k in np.flatnonzero(state.alpha * n_particles < 1.0)
+    ]
+    if not isinstance(state, EnhancedState):
+        return warnings
+    evidence = float(assignments.log_likelihood.mean())
+    if evidence <= 0:
+        warnings.append(
+            f"no structure: pure noise explains the particles as well (log evidence per particle "
+            f"{evidence:.2f}); check contrast, box and tilt range, or use more particles")
+    elif state.n_effective > enhanced.FOCUSED_BELOW:
+        warnings.append(
+            f"orientations are not determined: {state.n_effective:.0f} poses share a particle's "
+            "posterior; use more iterations or more particles, and distrust the average")
+    return warnings

@@ -128,12 +128,19 @@ def plain(value: Any) -> Any:
 
 
 def show(result: dict[str, Any], as_json: bool) -> None:
-    """Print `result`: one JSON object, or a line for each entry that fits on one."""
+    """Print `result`: one JSON object, or a line for each entry that fits on one.
+
+    Its warnings go to stderr, a line each.
+    """
     result = plain(result)
+    for warning in result.get("warnings", []):
+        click.echo(f"warning: {warning}", err=True)
     if as_json:
         click.echo(json.dumps(result))
         return
     for key, value in result.items():
+        if key == "warnings":
+            continue
         text = f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
         if len(text) <= 160:
             click.echo(f"{key:24s} {text}")

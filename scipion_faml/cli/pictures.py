@@ -14,14 +14,31 @@ from scipion_faml.report import Report
 from scipion_faml.types import FloatArray, IntArray
 
 Curves = Mapping[str, tuple[FloatArray, FloatArray]]
+PHASES_CAPTION = (
+    "Convergence. Bands show how poses were found: all of them together at low bandwidth (dense), "
+    "all rotations near the shifts found before (focused), or by climbing from the poses found "
+    "before (local). The log-likelihood is the log of the evidence's ratio to pure noise, and "
+    "grows with the shells that are compared."
+)
+
+
+def _fsc_caption(n_folds: int) -> str:
+    """What the FSC of a run's halves means."""
+    shared = (
+        "Each particle was aligned to references that hold the particle itself: the curve, and the "
+        "resolution at 0.143, are far too optimistic." if n_folds == 1 else
+        "No particle met itself, but those of both halves were aligned to references made of both: "
+        "the curve, and the resolution at 0.143, are optimistic."
+    )
+    return f"Fourier shell correlation of both halves (rlnRandomSubset 1 and 2). {shared}"
 
 
 def classification_report(
     path: Path, averages: FloatArray, counts: IntArray, history: pd.DataFrame,
     poses: RigidTransforms, voxel_size_angst: float, settings: dict[str, Any],
-    result: dict[str, Any],
+    result: dict[str, Any], curves: Curves | None = None,
 ) -> None:
-    """Write the report of a classification."""
+    """Write the report of a classification; `curves` are the FSC of the classes' halves."""
     report = Report("FAML averaging" if len(averages) == 1 else "FAML classification")
     for warning in result["warnings"]:
         report.add_warning(warning)
@@ -32,8 +49,11 @@ def classification_report(
     )
     if len(averages) > 1:
         report.add_figure(plots.class_sizes(counts), "Particles in each class.")
-    report.add_figure(plots.convergence(history), "Convergence. The resolution compares even and "
-                      "odd particles of one refinement (FSC 0.143): it is optimistic.")
+    if curves:
+        report.add_figure(plots.fsc_curves(curves), _fsc_caption(settings["n_folds"]))
+    report.add_figure(plots.convergence(history), PHASES_CAPTION if curves else "Convergence. The "
+                      "resolution compares even and odd particles of one refinement (FSC 0.143): "
+                      "it is optimistic.")
     report.add_figure(plots.orientations(poses.rotation), "Orientations of the particles.")
     report.add_table("Result", {k: v for k, v in result.items() if k != "warnings"})
     report.add_table("History", history)

@@ -1,0 +1,153 @@
+"""Verbs of single steps: align to a known map, average particles of known poses."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from scipion_faml import faml
+from scipion_faml.cli.averaging import (
+    assigned_table,
+    candidate_options,
+    candidates_kept,
+    comparison_options,
+    half_resolution,
+    in_box_of,
+    write_fsc,
+)
+from scipion_faml.cli.common import (
+    Run,
+    common_options,
+    n_workers,
+    progress_callback,
+    run_once,
+    workers_option,
+)
+from scipion_faml.cli.pictures import average_report
+from scipion_faml.evaluation.fsc import fourier_shell_correlation
+from scipion_faml.execution import executor_of
+from scipion_faml.io import (
+    FileSource,
+    open_source,
+    read_particles,
+    write_particles,
+    write_volume,
+)
+from scipion_faml.model import SEARCHES, FamlConfig, ModelState
+from scipion_faml.types import FloatArray
+
+
+# ------------------------------------------------------------------------------------- align
+@click.command("align")
+@click.argument("particles", type=click.Path(path_type=Path))
+@click.option("--reference", required=True, type=click.Path(path_type=Path), help="MRC map.")
+@click.option("--search", type=click.Choice(SEARCHES), default="exhaustive", show_default=True,
+              help="How candidate rotations are found.")
+@comparison_options
+@candidate_options
+@click.option("--output", type=click.Path(path_type=Path), default=Path("align"),
+              show_default=True, help="Folder.")
+@workers_option
+@common_options
+def align(
+    particles: Path, reference: Path, search: str, max_shift: float | None,
+    low_pass: float | None, bandwidth: int | None, max_candidates: int | None,
+    angular_step: float, output: Path, workers: int | None, as_json: bool, overwrite: bool,
+) -> None:
+    """Align the subtomograms of a STAR file to a known map: one E-step with hard assignment (FA).
+
+    Writes particles.star with the best pose of every particle, and average.mrc of them.
+    """
+    config = FamlConfig(
+        method="fa", search=search, max_shift=max_shift, low_pass_angst=low_pass,
+        bandwidth=bandwidth, max_candidates=candidates_kept(max_candidates, search),
+        angular_step_deg=angular_step, n_iterations=1,
+    )
+    run = Run("align", output, dataclasses.asdict(config), [particles, reference], overwrite)
+
+    def work() -> dict[str, Any]:
+        table = read_particles(particles)
+        source = open_source(table)
+        volume = in_box_of(source, reference)[None]
+        # Hard assignment looks at scores only, which do not depend on sigma, zeta or scale.
+        state = ModelState(volume, np.ones(1), 1.0, float(source.n))
+        executor = executor_of(n_workers(workers))
+        result = faml.iterate(
+            source, state, config, executor, None, progress_callback("particles"))
+        write_particles(output / "particles.star", assigned_table(table, result.assignments))
+        average = result.state.averages[0]
+        write_volume(output / "average.mrc", average, source.voxel_size_angst)
+        average_report(
+            output / "report.html", "Alignment to a reference", average[None],
+            [f"{len(source)} particles"], source.voxel_size_angst, run.settings,
+        )
+        return {"particles": len(source), "output": output}
+
+    run_once(run, work, as_json)
+
+
+# ----------------------------------------------------------------------------------- average
+@click.command("average")
+@click.argument("particles", type=click.Path(path_type=Path))
+@click.option("--low-pass", type=click.FloatRange(min=0, min_open=True), default=None,
+              help="Average only to this resolution, angstrom.  [default: Nyquist]")
+@click.option("--output", type=click.Path(path_type=Path), default=Path("average"),
+              show_default=True, help="Folder.")
+@workers_option
+@common_options
+def average(
+    particles: Path, low_pass: float | None, output: Path, workers: int | None,
+    as_json: bool, overwrite: bool,
+) -> None:
+    """Average subtomograms with known poses, each weighted by what its wedge measured.
+
+    Classes in rlnClassNumber are averaged apart (class_NNN.mrc); average.mrc holds all particles of
+    a single class. half1.mrc and half2.mrc hold those of odd and even rows.
+    """
+    run = Run("average", output, {"low_pass": low_pass}, [particles], overwrite)
+
+    def work() -> dict[str, Any]:
+        table = read_particles(particles)
+        source = open_source(table)
+        class_index = (table.class_index if "rlnClassNumber" in table.rows
+                       else np.zeros(len(source), dtype=np.intp))
+        config = FamlConfig(n_classes=int(class_index.max()) + 1, low_pass_angst=low_pass)
+        averages, halves = faml.average_known(
+            source, class_index, table.poses, config, executor_of(n_workers(workers)),
+            progress_callback("particles"),
+        )
+        return _write_averages(averages, halves, class_index, source, config, run)
+
+    run_once(run, work, as_json)
+
+
+def _write_averages(
+    averages: FloatArray, halves: FloatArray, class_index: Any, source: FileSource,
+    config: FamlConfig, run: Run,
+) -> dict[str, Any]:
+    """Write averages, halves and FSC of known poses; return the summary."""
+    voxel_size = source.voxel_size_angst
+    single = len(averages) == 1
+    curves, resolutions = {}, []
+    for k, volume in enumerate(averages):
+        name = "average" if single else f"class_{k + 1:03d}"
+        write_volume(run.output / f"{name}.mrc", volume, voxel_size)
+        for h in range(2):
+            half_name = f"half{h + 1}" if single else f"{name}_half{h + 1}"
+            write_volume(run.output / f"{half_name}.mrc", halves[h, k], voxel_size)
+        curves[name] = fourier_shell_correlation(halves[0, k], halves[1, k])
+        resolutions.append(half_resolution(halves[0, k], halves[1, k], voxel_size, config))
+    frequency = np.arange(len(next(iter(curves.values())))) / (source.n * voxel_size)
+    write_fsc(run.output / "fsc.csv", frequency, curves)
+    counts = np.bincount(class_index, minlength=len(averages))
+    average_report(
+        run.output / "report.html", "Average with known poses", averages,
+        [f"{c} particles" for c in counts], voxel_size, run.settings,
+        {name: (frequency, curve) for name, curve in curves.items()},
+    )
+    return {"particles": len(source), "class_sizes": counts, "resolution_angst": resolutions,
+            "output": run.output}

@@ -1,0 +1,98 @@
+"""What the verbs that align and average share: options, references, tables, resolution."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pandas as pd
+
+from scipion_faml.evaluation.fsc import fourier_shell_correlation, resolution_angst
+from scipion_faml.faml import Assignments
+from scipion_faml.fourier import resample
+from scipion_faml.io import FileSource, ParticleTable, read_cube, replacing
+from scipion_faml.model import FamlConfig
+from scipion_faml.types import FloatArray
+from scipion_faml.volume import crop_or_pad
+
+logger = logging.getLogger(__name__)
+
+FSC_THRESHOLD = 0.143
+
+
+def comparison_options(function: Any) -> Any:
+    """Options of what is compared, and how far."""
+    for option in (
+        click.option("--max-shift", type=click.FloatRange(min=0), default=None,
+                     help="Largest shift searched, voxels.  [default: a sixth of the box]"),
+        click.option("--low-pass", type=click.FloatRange(min=0, min_open=True), default=None,
+                     help="Compare only to this resolution, angstrom.  [default: Nyquist]"),
+    ):
+        function = option(function)
+    return function
+
+
+def candidate_options(function: Any) -> Any:
+    """Options of how candidate poses are found."""
+    for option in (
+        click.option("--bandwidth", type=click.IntRange(min=4), default=None,
+                     help="Bandwidth of the rotational matching.  [default: from the box]"),
+        click.option("--max-candidates", type=click.IntRange(min=1), default=None,
+                     help="Candidate poses per particle and class.  [default: 50; exhaustive: 4]"),
+        click.option("--angular-step", type=click.FloatRange(1, 90), default=15.0,
+                     show_default=True, help="Step of the exhaustive search, deg."),
+    ):
+        function = option(function)
+    return function
+
+
+def candidates_kept(max_candidates: int | None, search: str) -> int:
+    """Number of candidates: as asked, or what a search needs."""
+    if max_candidates is not None:
+        return max_candidates
+    return 4 if search == "exhaustive" else 50
+
+
+def in_box_of(source: FileSource, path: Path | str, fill: float | None = None) -> FloatArray:
+    """A map in the particles' box and voxel size, resampled where it differs.
+
+    What a larger box adds is filled with `fill`, by default the map's median.
+    """
+    volume, voxel_size = read_cube(path)
+    if voxel_size > 0 and abs(voxel_size / source.voxel_size_angst - 1) > 0.01:
+        n_new = max(int(round(volume.shape[0] * voxel_size / source.voxel_size_angst)), 2)
+        logger.info("%s: resampled from %.4g to %.4g A per voxel", path, voxel_size,
+                    volume.shape[0] * voxel_size / n_new)
+        volume = resample(volume, n_new)
+    level = float(np.median(volume)) if fill is None else fill
+    return crop_or_pad(volume, (source.n,) * 3, fill=level)
+
+
+def assigned_table(table: ParticleTable, assignments: Assignments) -> ParticleTable:
+    """The particles with the best class and pose of a run."""
+    return table.with_poses(assignments.poses).with_columns(
+        rlnClassNumber=assignments.class_index + 1,
+        rlnMaxValueProbDistribution=assignments.responsibility,
+        rlnLogLikeliContribution=assignments.log_likelihood,
+    )
+
+
+def half_resolution(
+    first: FloatArray, second: FloatArray, voxel_size_angst: float, config: FamlConfig
+) -> float:
+    """Where two halves' FSC falls to 0.143; not beyond the shells that were averaged."""
+    n = first.shape[0]
+    shells = config.max_radius_of(n, voxel_size_angst) + 1
+    curve = fourier_shell_correlation(first, second)[:shells]
+    return resolution_angst(curve, n, voxel_size_angst, FSC_THRESHOLD)
+
+
+def write_fsc(path: Path, frequency_per_angst: FloatArray, curves: Mapping[str, Any]) -> None:
+    """Write fsc.csv: a column of frequencies and one for each curve."""
+    with replacing(path) as temporary:
+        table = pd.DataFrame({"frequency_per_angst": frequency_per_angst, **curves})
+        table.to_csv(temporary, index=False)
