@@ -159,6 +159,29 @@ cdef void _turn(const double* vector, const double* rotation, double* out) noexc
                               + turn[3 * i + 2] * rotation[6 + j])
 
 
+cdef _check_inside(const float[:, ::1] points, const double[:, :, ::1] rotation, double scale,
+                   Py_ssize_t limit):
+    """Raise a ValueError if a rotation takes a point out of a table, or is none; NaN is outside."""
+    cdef Py_ssize_t m, j, a, b
+    cdef double squared, largest = 0.0, product
+    for j in range(points.shape[1]):
+        squared = points[0, j] ** 2 + points[1, j] ** 2 + points[2, j] ** 2
+        if not squared <= largest:
+            largest = squared
+        if largest != largest:
+            break
+    if not scale * sqrt(largest) <= limit - 1e-3:
+        raise ValueError(f"a point lies outside the table, which ends at |k| = {limit / scale:g}")
+    for m in range(rotation.shape[0]):
+        for a in range(3):
+            for b in range(3):
+                product = (rotation[m, 0, a] * rotation[m, 0, b]
+                           + rotation[m, 1, a] * rotation[m, 1, b]
+                           + rotation[m, 2, a] * rotation[m, 2, b])
+                if not fabs(product - (1.0 if a == b else 0.0)) < 1e-6:
+                    raise ValueError(f"matrix {m} is not a rotation")
+
+
 def refine(
     const float complex[:, :, ::1] table not None,  # IN  (2K + 1, 2K + 1, K + 1) average, DC at (K, K, 0)
     double scale,                                   # IN  table samples per unit of frequency
@@ -186,7 +209,7 @@ def refine(
     cdef double trial_shift[3]
     cdef double trial_gradient[6]
     cdef double trial_hessian[36]
-    cdef double value, trial, damping, length_turn, length_move, shrink, largest
+    cdef double value, trial, damping, length_turn, length_move, shrink
     p.limit = table.shape[2] - 1
     if table.shape[0] != 2 * p.limit + 1 or table.shape[1] != 2 * p.limit + 1:
         raise ValueError(f"shape ({table.shape[0]}, {table.shape[1]}, {table.shape[2]}) is not "
@@ -202,24 +225,7 @@ def refine(
                          "curvature (M, 6, 6)")
     if p.n_points == 0 or n_poses == 0:
         return
-    largest = 0.0
-    for m in range(p.n_points):
-        value = points[0, m] ** 2 + points[1, m] ** 2 + points[2, m] ** 2
-        if value > largest:
-            largest = value
-        if not value < 1e30:
-            largest = value  # NaN: outside, however it is turned
-            break
-    if not scale * sqrt(largest) <= p.limit - 1e-3:
-        raise ValueError(f"a point lies outside the table, which ends at |k| = {p.limit / scale:g}")
-    for m in range(n_poses):
-        for a in range(3):
-            for b in range(3):
-                value = (rotation[m, 0, a] * rotation[m, 0, b] + rotation[m, 1, a] * rotation[m, 1, b]
-                         + rotation[m, 2, a] * rotation[m, 2, b])
-                # A matrix that stretches, or NaN, would take points out of the table.
-                if not fabs(value - (1.0 if a == b else 0.0)) < 1e-6:
-                    raise ValueError(f"matrix {m} is not a rotation")
+    _check_inside(points, rotation, scale, p.limit)
     p.table = &table[0, 0, 0]
     p.points[0], p.points[1], p.points[2] = &points[0, 0], &points[1, 0], &points[2, 0]
     p.weighted, p.weight = &weighted[0], &weight[0]
@@ -291,10 +297,10 @@ def add_turned_back(
     const double[::1] weight not None,              # IN  (M,)
     double complex[::1] out not None,               # I/O (J,) sum of weight times R^-1 T_-t of the table
 ):
-    """Add a particle moved back by each of its poses. Oracle: tests/oracles.py."""
+    """Add a particle moved back by each of its poses. Oracle: tests/oracles.py::turned_back."""
     cdef Py_ssize_t m, j, n_points = points.shape[1], n_poses = rotation.shape[0]
     cdef Py_ssize_t limit = table.shape[2] - 1, side = 2 * limit + 1, row = limit + 1, ix, iy, iz
-    cdef double kx, ky, kz, qx, qy, qz, wx, wy, wz, sign, phase, c, s, re, im, largest = 0.0
+    cdef double kx, ky, kz, qx, qy, qz, wx, wy, wz, sign, phase, c, s, re, im
     cdef double step = TWO_PI / n_box / scale
     cdef const float complex* cell
     cdef const double* r
@@ -310,12 +316,7 @@ def add_turned_back(
                          f"{shift.shape[0]} shifts (3), {weight.shape[0]} weights")
     if n_points == 0 or n_poses == 0:
         return
-    for j in range(n_points):
-        re = points[0, j] ** 2 + points[1, j] ** 2 + points[2, j] ** 2
-        if re > largest:
-            largest = re
-    if scale * sqrt(largest) > limit - 1e-3:
-        raise ValueError(f"a point lies outside the table, which ends at |k| = {limit / scale:g}")
+    _check_inside(points, rotation, scale, limit)
     with nogil:
         for m in range(n_poses):
             r, t = &rotation[m, 0, 0], &shift[m, 0]

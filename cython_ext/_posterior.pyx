@@ -15,7 +15,7 @@ def add_prior(
     float log_alpha,                        # IN  added to all
     float[::1] peak not None,               # OUT (t,) the highest value of each shift
 ):
-    """Complete a log joint probability. Oracle: tests/oracles.py."""
+    """Complete a log joint probability. Oracle: tests/oracles.py::add_prior."""
     if (norm.shape[0] != joint.shape[0] or prior.shape[1] != joint.shape[1]
             or peak.shape[0] != joint.shape[1] or prior.shape[0] == 0
             or joint.shape[0] % prior.shape[0]):

@@ -188,3 +188,20 @@ def pose_log_likelihood(
     model = model_at_pose(table, scale, points, n_box, rotation, shift_xyz)
     fit = np.sum((np.conj(weighted) * model).real - 0.5 * weight * np.abs(model) ** 2)
     return fit - 0.5 * shift_precision * np.sum(shift_xyz**2)
+
+
+def turned_back(table, scale, points, n_box, rotation, shift_xyz, weight):
+    """sum of weight R^-1 T_-t of a table: its value at R k, times exp(+2 pi i (R k) t / n)."""
+    total = np.zeros(points.shape[1], dtype=np.complex128)
+    for r, t, w in zip(rotation, shift_xyz, weight, strict=True):
+        phase = np.exp(2j * np.pi / n_box * (t @ (r @ points)))
+        total += w * gather_table(table, points, scale * r) * phase
+    return total
+
+
+def add_prior(joint, norm, prior, log_alpha):
+    """A log-likelihood (rotations, t), beta fastest, less its norm, plus its priors; its peaks."""
+    complete = np.empty(joint.shape)
+    for r, t in itertools.product(range(joint.shape[0]), range(joint.shape[1])):
+        complete[r, t] = joint[r, t] - norm[r] + prior[r % len(prior), t] + log_alpha
+    return complete, complete.max(axis=0)

@@ -1,10 +1,10 @@
-"""The kernels that spread samples and that climb, against their brute-force twins."""
+"""The kernels of enhanced mode against their brute-force twins."""
 
 import numpy as np
 import oracles
 import pytest
 from oracles_gauss import Blobs, random_weight
-from scipion_faml.cython_ext import _local, _scatter, _scoring
+from scipion_faml.cython_ext import _local, _posterior, _scatter, _scoring
 
 from scipion_faml.fourier import sample_set, turnable_spectrum
 from scipion_faml.geometry import (
@@ -308,4 +308,77 @@ def test_climbing_refuses_a_table_of_another_shape():
             np.zeros((8, 8, 5), np.complex64), 2.0, np.zeros((3, 1), np.float32),
             np.zeros(1, np.complex64), np.zeros(1, np.float32), 4.0, 1.0, 0, 0.1, 1.0,
             np.eye(3)[None].copy(), np.zeros((1, 3)), np.zeros((1, 2)), np.zeros((1, 6, 6)),
+        )
+
+
+# --------------------------------------------------------------------------------- turning back
+@pytest.mark.parametrize("n", [7, 8])
+def test_particles_moved_back_are_summed_over_poses(n):
+    rng = np.random.default_rng(n)
+    samples = sample_set(n)
+    table = frozen(turnable_spectrum(rng.normal(size=(n,) * 3).astype(np.float32), samples.radius))
+    points = frozen(samples.axes.copy())
+    rotation = frozen(euler_to_matrix(random_rotations(3, rng)))
+    shift = frozen(np.concatenate([np.zeros((1, 3)), rng.uniform(-2, 2, (2, 3))]))
+    weight = frozen(rng.uniform(0, 1, 3))
+    start = rng.normal(size=len(samples)) + 0j
+    out = start.copy()
+    _local.add_turned_back(table, 2.0, points, float(n), rotation, shift, weight, out)
+    expected = oracles.turned_back(table, 2.0, points, n, rotation, shift, weight)
+    np.testing.assert_allclose(out - start, expected, atol=1e-5 * np.abs(table).max())
+
+
+def turning_arguments():
+    """Arguments that fit, as a dict in the kernel's order."""
+    return {
+        "table": np.zeros((9, 9, 5), np.complex64), "scale": 2.0,
+        "points": np.ones((3, 2), np.float32), "n_box": 4.0, "rotation": np.eye(3)[None].copy(),
+        "shift": np.zeros((1, 3)), "weight": np.ones(1), "out": np.zeros(2, np.complex128),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("table", np.zeros((8, 8, 5), np.complex64), "is not"),
+        ("points", np.ones((2, 2), np.float32), "points must be"),
+        ("points", np.full((3, 2), 1.5, np.float32), "outside the table"),
+        ("points", np.full((3, 2), np.nan, np.float32), "outside the table"),
+        ("rotation", np.eye(3)[None].repeat(2, axis=0), "2 rotations"),
+        ("rotation", 1.2 * np.eye(3)[None], "matrix 0 is not a rotation"),
+        ("rotation", np.full((1, 3, 3), np.nan), "matrix 0 is not a rotation"),
+        ("shift", np.zeros((2, 3)), "2 shifts"),
+        ("weight", np.ones(3), "3 weights"),
+        ("out", np.zeros(3, np.complex128), "out"),
+    ],
+)
+def test_turning_back_refuses_what_does_not_fit(name, value, message):
+    arguments = turning_arguments()
+    _local.add_turned_back(*arguments.values())
+    arguments[name] = value
+    with pytest.raises(ValueError, match=message):
+        _local.add_turned_back(*arguments.values())
+
+
+# ---------------------------------------------------------------------------------------- priors
+@pytest.mark.parametrize(("n_beta", "n_shifts"), [(1, 1), (3, 5), (5, 16), (4, 19)])
+def test_norms_and_priors_are_added_as_written(n_beta, n_shifts):
+    rng = np.random.default_rng(0)
+    joint = rng.normal(size=(4 * n_beta, n_shifts)).astype(np.float32)
+    norm = frozen(rng.normal(size=4 * n_beta).astype(np.float32))
+    prior = frozen(rng.normal(size=(n_beta, n_shifts)).astype(np.float32))
+    expected, highest = oracles.add_prior(joint, norm, prior, -0.7)
+    peak = np.empty(n_shifts, dtype=np.float32)
+    _posterior.add_prior(joint, norm, prior, -0.7, peak)
+    np.testing.assert_allclose(joint, expected, atol=1e-5)
+    np.testing.assert_allclose(peak, highest, atol=1e-5)
+
+
+@pytest.mark.parametrize("shapes", [(5, 6, 2, 3), (6, 6, 4, 3), (6, 6, 2, 4), (6, 6, 0, 3)])
+def test_priors_of_another_grid_are_refused(shapes):
+    n_norm, n_rotations, n_beta, n_peaks = shapes
+    with pytest.raises(ValueError, match="joint is"):
+        _posterior.add_prior(
+            np.zeros((n_rotations, 3), np.float32), np.zeros(n_norm, np.float32),
+            np.zeros((n_beta, 3), np.float32), 0.0, np.zeros(n_peaks, np.float32),
         )
