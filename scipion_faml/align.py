@@ -292,7 +292,7 @@ def best_rotations(score: FloatArray, plan: ShellPlan, n_best: int) -> FloatArra
     order = np.argsort(-score.reshape(-1)[flat], kind="stable")[: 6 * n_best]
     position = np.stack(np.unravel_index(flat[order], score.shape), axis=1)
     euler_zyz = grid_euler_zyz(_parabolic(extended, position), plan)
-    return euler_zyz[_separated(euler_to_matrix(euler_zyz), 360.0 / plan.n_angles, n_best)]
+    return euler_zyz[separated(euler_to_matrix(euler_zyz), 360.0 / plan.n_angles, n_best)]
 
 
 def _beyond_poles(score: FloatArray) -> FloatArray:
@@ -327,8 +327,8 @@ def _parabolic(extended: FloatArray, position: IntArray) -> FloatArray:
     return refined
 
 
-def _separated(rotation: FloatArray, min_angle_deg: float, n_best: int) -> IntArray:
-    """Indices of up to n_best rotations, in order, each min_angle_deg or more from those before."""
+def separated(rotation: FloatArray, min_angle_deg: float, n_best: int) -> IntArray:
+    """Return indices of up to n_best rotations, in order, at least an angle from those before."""
     flat = rotation.reshape(-1, 9)
     # The trace of R1^T R2 is 1 + 2 cos(angle).
     is_close = flat @ flat.T >= 1.0 + 2.0 * np.cos(np.deg2rad(min_angle_deg))
@@ -426,7 +426,7 @@ def exhaustive_candidates(
     grid = covering_rotations(step_deg)
     scanned = score_rotations(observation, reference, grid, class_index, max_shift)
     order = np.argsort(-scanned.score, kind="stable")[: 20 * max_candidates]
-    best = order[_separated(euler_to_matrix(grid[order]), step_deg, max_candidates)]
+    best = order[separated(euler_to_matrix(grid[order]), step_deg, max_candidates)]
     refined = [
         refine_rotation(observation, reference, scanned.select([m]), max_shift, step_deg / 2)
         for m in best

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 
@@ -22,7 +23,6 @@ from scipion_faml.align import IDENTITY, gather
 from scipion_faml.cython_ext import _posterior, _scatter
 from scipion_faml.fourier import OVERSAMPLING, SampleSet, spectrum, volume_from_table
 from scipion_faml.geometry import RigidTransforms, euler_to_matrix
-from scipion_faml.measured import Measured, MeasuredWedge
 from scipion_faml.shells import ShellSampling, shell_sampling
 from scipion_faml.so3 import RotationGrid, rotation_grid
 from scipion_faml.types import ComplexArray, FloatArray, IntArray
@@ -56,7 +56,7 @@ class DensePlan:
     shift_xyz: FloatArray  # (T, 3) voxels, of the average before it is turned
     shift_step: float  # voxels
     phase: ComplexArray  # (T, n_shells, rings, points) complex64, exp(-2 pi i k t / n)
-    _wedges: dict[MeasuredWedge, ComplexArray] = field(default_factory=dict)
+    _wedges: dict[TurnableWedge, ComplexArray] = field(default_factory=dict)
 
     @property
     def bandwidth(self) -> int:
@@ -72,7 +72,7 @@ class DensePlan:
         """Return a turnable spectrum at the points of the shells, (n_shells, rings, points)."""
         return gather(turnable, self.sampling.axes, IDENTITY).reshape(self.sampling.shape)
 
-    def wedge_coefficients(self, wedge: MeasuredWedge) -> ComplexArray:
+    def wedge_coefficients(self, wedge: TurnableWedge) -> ComplexArray:
         """Return the coefficients of w, (n_shells, l, m); particles that share w share them."""
         known = self._wedges.get(wedge)
         if known is not None:
@@ -159,16 +159,34 @@ def correlate(
     return grid.inverse(product)
 
 
+class TurnableWedge(Protocol):
+    """What the integral needs of a wedge; equal wedges are one object."""
+
+    @property
+    def turnable(self) -> ComplexArray: ...
+
+
+class TurnableParticle(Protocol):
+    """What the integral needs of a particle."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def turnable(self) -> ComplexArray: ...
+    @property
+    def wedge(self) -> TurnableWedge: ...
+
+
 @dataclass(frozen=True, eq=False)
 class DenseParticle:
     """One particle's coefficients: they never change. Build it with `dense_particle`."""
 
     index: int
-    wedge: MeasuredWedge
+    wedge: TurnableWedge
     rows: list[FloatArray]  # of the coefficients of w X (`_rows`)
 
 
-def dense_particle(measured: Measured, plan: DensePlan) -> DenseParticle:
+def dense_particle(measured: TurnableParticle, plan: DensePlan) -> DenseParticle:
     """Return the coefficients of a particle."""
     coefficients = plan.sampling.analyse(plan.at_points(measured.turnable))
     return DenseParticle(measured.index, measured.wedge, _rows(coefficients))
@@ -181,9 +199,9 @@ class DenseReference:
     plan: DensePlan
     columns: list[FloatArray]  # of A, for every shift
     power_columns: list[FloatArray]  # of |A|^2
-    _norms: dict[MeasuredWedge, FloatArray] = field(default_factory=dict)
+    _norms: dict[TurnableWedge, FloatArray] = field(default_factory=dict)
 
-    def half_power(self, wedge: MeasuredWedge) -> FloatArray:
+    def half_power(self, wedge: TurnableWedge) -> FloatArray:
         """Return sum_j w_j |R A|_j^2 / (2 sigma_j^2) on all rotations, (alpha, gamma, beta)."""
         known = self._norms.get(wedge)
         if known is not None:
@@ -248,6 +266,17 @@ def _cross(
     return correlate(particle.rows, columns, reference.plan.grid)
 
 
+def cross_terms(
+    particle: DenseParticle, reference: DenseReference, shifts: IntArray | None = None
+) -> Iterator[tuple[IntArray, FloatArray]]:
+    """Yield some shifts (t,) and sum_j w_j Re X_j conj(M_j) / sigma_j^2 of them, (rotations, t)."""
+    plan = reference.plan
+    looked_at = np.arange(len(plan.shift_xyz)) if shifts is None else shifts
+    for start in range(0, len(looked_at), SHIFT_BLOCK):
+        block = looked_at[start : start + SHIFT_BLOCK]
+        yield block, _cross(particle, reference, block).reshape(len(plan.grid), len(block))
+
+
 def dense_posterior(
     particle: DenseParticle,
     references: Sequence[DenseReference],
@@ -264,14 +293,11 @@ def dense_posterior(
     shifts : indices of the shifts to look at (all)
     """
     plan = references[0].plan
-    looked_at = np.arange(len(plan.shift_xyz)) if shifts is None else shifts
     highest, best = -np.inf, (0, 0, 0)
     found: list[tuple[int, IntArray, FloatArray, FloatArray]] = []
     for k, reference in enumerate(references):
         norm = reference.half_power(particle.wedge).ravel()
-        for start in range(0, len(looked_at), SHIFT_BLOCK):
-            block = looked_at[start : start + SHIFT_BLOCK]
-            joint = _cross(particle, reference, block).reshape(len(plan.grid), len(block))
+        for block, joint in cross_terms(particle, reference, shifts):
             peak = np.empty(len(block), dtype=np.float32)
             prior = np.ascontiguousarray(log_prior[:, block])
             _posterior.add_prior(joint, norm, prior, float(log_alpha[k]), peak)
@@ -385,7 +411,7 @@ class DenseSums:
 
     plan: DensePlan
     signal: list[FloatArray]  # for each l (2 n_shells, 2l + 1, T) float32: re, im; m' from -l
-    rotations: dict[MeasuredWedge, FloatArray]  # posterior over rotations of particles that share w
+    rotations: dict[TurnableWedge, FloatArray]  # posterior over rotations of particles that share w
 
     @staticmethod
     def zero(plan: DensePlan) -> DenseSums:

@@ -22,10 +22,12 @@ from scipion_faml.align import (
     Reference,
     exhaustive_candidates,
     find_candidates,
+    score_rotations,
 )
 from scipion_faml.fourier import SampleSet, volume_from_spectrum
 from scipion_faml.geometry import RigidTransforms
 from scipion_faml.model import FamlConfig, ModelState
+from scipion_faml.phase import PhaseSearch, best_apart, climbed, phase_candidates
 from scipion_faml.types import ComplexArray, FloatArray
 from scipion_faml.volume import inscribed_sphere
 from scipion_faml.voronoi import pose_points, voronoi_weights
@@ -124,23 +126,57 @@ class Assignment:
         return self.candidates.transforms[[self.best]]
 
 
+def search_of(config: FamlConfig, samples: SampleSet) -> PhaseSearch | None:
+    """Return the phase-aware search of an iteration where the settings ask for one."""
+    if config.search not in ("phase", "both"):
+        return None
+    radius = min(config.dense_radius, int(samples.radius))
+    return PhaseSearch(
+        samples.n, radius, config.dense_bandwidth_of(radius), config.max_shift_of(samples.n))
+
+
 def propose(
-    observation: Observation, references: Sequence[Reference], config: FamlConfig, iteration: int
+    observation: Observation, references: Sequence[Reference], config: FamlConfig,
+    search: PhaseSearch | None = None, previous: RigidTransforms | None = None,
 ) -> Candidates:
-    """Return the candidates of all classes with their Voronoi weights (Algorithm 1, lines 5-6)."""
-    max_shift = config.max_shift_of(observation.samples.n)
+    """Return the candidates of all classes with their Voronoi weights (Algorithm 1, lines 5-6).
+
+    Parameters
+    ----------
+    search : `search_of` the settings
+    previous : best pose of the iteration before: one more candidate where phases are used
+    """
     points = pose_points(config.n_voronoi_points, config.seed)
     parts = []
     for k, reference in enumerate(references):
-        if config.search == "exhaustive":
-            found = exhaustive_candidates(
-                observation, reference, k, config.max_candidates, max_shift, config.angular_step_deg
-            )
-        else:
-            found = find_candidates(observation, reference, k, config.max_candidates, max_shift)
+        found = _candidates_of(observation, reference, k, config, search, previous)
         weight = voronoi_weights(found.transforms, points, config.translation_weight)
         parts.append(replace(found, voronoi_weight=weight).select(weight > 0))
     return Candidates.concatenate(parts)
+
+
+def _candidates_of(
+    observation: Observation, reference: Reference, k: int, config: FamlConfig,
+    search: PhaseSearch | None, previous: RigidTransforms | None,
+) -> Candidates:
+    """Candidates of one class by the search that was asked for."""
+    max_shift = config.max_shift_of(observation.samples.n)
+    if config.search == "exhaustive":
+        return exhaustive_candidates(
+            observation, reference, k, config.max_candidates, max_shift, config.angular_step_deg
+        )
+    parts = []
+    if config.search in ("magnitude", "both"):
+        parts.append(
+            find_candidates(observation, reference, k, config.max_candidates, max_shift))
+    if search is not None:
+        parts.append(phase_candidates(observation, reference, k, config.max_candidates, search))
+        if previous is not None:
+            again = score_rotations(observation, reference, previous.euler_zyz, k, max_shift)
+            parts.append(climbed(observation, reference, again, 1, max_shift))
+    if len(parts) == 1:
+        return parts[0]
+    return best_apart(Candidates.concatenate(parts), observation, config.max_candidates)
 
 
 def assign(

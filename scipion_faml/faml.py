@@ -36,6 +36,7 @@ from scipion_faml.em import (
     observed_average,
     observed_averages,
     propose,
+    search_of,
     soft_posterior,
 )
 from scipion_faml.execution import Executor, SerialExecutor
@@ -44,6 +45,7 @@ from scipion_faml.geometry import RigidTransforms, rotation_angle_deg
 from scipion_faml.harmonics import ShellPlan, shell_plan
 from scipion_faml.io import SubtomogramSource
 from scipion_faml.model import FamlConfig, ModelState, random_classes, starting_poses
+from scipion_faml.phase import PhaseSearch
 from scipion_faml.types import ComplexArray, FloatArray, IntArray
 
 logger = logging.getLogger(__name__)
@@ -277,7 +279,8 @@ def state_from_references(
 
 def _best_gain(observation: Observation, reference: Reference, config: FamlConfig) -> float:
     """Least-squares scale of a reference at the particle's best candidate."""
-    candidates = propose(observation, [reference], config, 0)
+    search = search_of(config, observation.samples)
+    candidates = propose(observation, [reference], config, search)
     best = int(np.argmax(candidates.score))
     return float(candidates.cross[best] / candidates.model_power[best])
 
@@ -289,6 +292,8 @@ def e_step_chunk(
     references: Sequence[Reference],
     state: ModelState,
     config: FamlConfig,
+    search: PhaseSearch | None = None,
+    previous: Assignments | None = None,
 ) -> ChunkResult:
     """Return statistics and assignments of the particles in `chunk`."""
     statistics = SufficientStatistics.zero(config.n_classes, geometry.samples)
@@ -299,7 +304,8 @@ def e_step_chunk(
         clock = [time.perf_counter()]
         observation = geometry.observe(source, i)
         clock.append(time.perf_counter())
-        candidates = propose(observation, references, config, state.iteration + 1)
+        before = None if previous is None else previous.poses[[i]]
+        candidates = propose(observation, references, config, search, before)
         clock.append(time.perf_counter())
         assignment = assign(observation, candidates, state, posterior, config.min_responsibility)
         statistics = accumulate(statistics, observation, assignment)
@@ -322,9 +328,14 @@ def iterate(
     started = time.perf_counter()
     geometry = Geometry.of(source, config)
     references = geometry.references(state.averages)
+    search = search_of(config, geometry.samples)
+    if search is not None:  # before the workers: they share it
+        for reference in references:
+            search.dense(reference)
 
     def work(chunk: range) -> ChunkResult:
-        return e_step_chunk(chunk, source, geometry, references, state, config)
+        return e_step_chunk(
+            chunk, source, geometry, references, state, config, search, previous)
 
     items = chunks(len(source), config.chunk_size)
     statistics, parts, seconds = reduce_chunks(

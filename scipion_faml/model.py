@@ -12,7 +12,7 @@ from scipion_faml.types import FloatArray, IntArray
 
 METHODS = ("faml", "fa")
 STARTS = ("unturned", "turned")
-SEARCHES = ("magnitude", "exhaustive")
+SEARCHES = ("magnitude", "phase", "both", "exhaustive")
 MODES = ("paper", "enhanced")
 NOISES = ("shells", "white")
 # Settings that only one of the modes looks at.
@@ -31,7 +31,7 @@ class FamlConfig:
     n_iterations: int = 20
     method: str = "faml"  # "faml": posteriors over candidates; "fa": the best candidate alone
     start: str = "unturned"  # Section 2.4; "turned": each particle turned at random first
-    search: str = "magnitude"  # how candidates are found: Eq. 2, or a scan over all rotations
+    search: str = "magnitude"  # how candidates are found: Eq. 2, Eq. 1 with phases, both, or a scan
     angular_step_deg: float = 15.0  # of the exhaustive search
     max_candidates: int = 50
     max_shift: float | None = None  # voxels

@@ -39,8 +39,9 @@ def shell_of(samples: SampleSet) -> IntArray:
 def sums_over_shells(values: FloatArray, samples: SampleSet) -> FloatArray:
     """Return sums over shells |k| = 1.. of real values (J,), both Friedel mates counted."""
     shell, n_shells = _shells(samples)
-    weighted = values * samples.multiplicity
-    return np.bincount(shell, weights=weighted, minlength=n_shells)
+    weighted = np.asarray(values * samples.multiplicity, dtype=np.float64)
+    sums: FloatArray = np.bincount(shell, weights=weighted, minlength=n_shells).astype(np.float64)
+    return sums
 
 
 def shell_means(values: FloatArray, samples: SampleSet) -> FloatArray:

@@ -11,15 +11,17 @@ ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "scipion_faml"
 LAYER = {
     0: ["cython_ext"],
-    1: ["types", "geometry", "volume", "fourier", "wedge", "harmonics", "symmetry"],
-    2: ["align", "voronoi", "model", "em", "picking", "extraction", "simulation", "evaluation",
-        "plots"],
-    3: ["faml", "checkpoint", "io", "execution", "structures", "datasets", "report"],
+    1: ["types", "geometry", "volume", "fourier", "wedge", "harmonics", "symmetry", "shells", "so3"],
+    2: ["regularise", "measured", "align", "voronoi", "model", "refine", "dense", "phase", "folds",
+        "em", "picking", "extraction", "simulation", "evaluation", "plots"],
+    3: ["faml", "enhanced", "checkpoint", "io", "execution", "structures", "datasets", "report"],
     4: ["convert", "cli", "__main__"],
     5: ["protocols", "viewers", "wizards", "_plugin", "scipion_env", "demo", "bibtex"],
 }
 LAYER_OF = {name: layer for layer, names in LAYER.items() for name in names}
-SIBLINGS = {("em", "align"), ("em", "voronoi"), ("em", "model")}
+# The engine's modules in layer 2, each of which may use those before it.
+ENGINE = LAYER[2][: LAYER[2].index("em") + 1]
+SIBLINGS = {(upper, lower) for i, upper in enumerate(ENGINE) for lower in ENGINE[:i]}
 SCIPION = {"pyworkflow", "pwem", "tomo"}
 FILES = {"mrcfile", "pathlib", "starfile"}
 
