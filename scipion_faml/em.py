@@ -130,9 +130,9 @@ def search_of(config: FamlConfig, samples: SampleSet) -> PhaseSearch | None:
     """Return the phase-aware search of an iteration where the settings ask for one."""
     if config.search not in ("phase", "both"):
         return None
-    radius = min(config.dense_radius, int(samples.radius))
+    radius = min(config.dense_radius(config.search_bandwidth), int(samples.radius))
     return PhaseSearch(
-        samples.n, radius, config.dense_bandwidth_of(radius), config.max_shift_of(samples.n))
+        samples.n, radius, config.bandwidth_of_shells(radius), config.max_shift_of(samples.n))
 
 
 def propose(

@@ -86,6 +86,7 @@ SMALLEST_SIGNAL = 1e-3  # of the particles' power, given to such a map at least
 FOCUSED_BELOW, LOCAL_BELOW = 60.0, 4.0
 MAX_FOCUSED, MAX_SINCE_DENSE = 3, 8  # iterations before all poses are looked at again
 SETTLED_DEG = 0.3
+STALLED_GAIN, SETTLED_GAIN = 0.3, 0.003  # of the log evidence per particle, in an iteration
 TRUSTED_FSC, SHELLS_BEYOND, GROWTH = 0.3, 2, 2
 
 
@@ -125,6 +126,7 @@ class EnhancedState(ModelState):
     phase: str  # of the next iteration
     n_since_dense: int  # iterations since all poses were looked at
     peaks: PeakTable | None  # where the posteriors of the iteration before had their maxima
+    evidence: float  # mean log likelihood ratio to pure noise of a particle
     n_effective: float  # median over particles of how many poses share a posterior
     half_averages: FloatArray  # (2, K, n, n, n)
     checked_radius: int = 0  # shells at which all poses were looked at after settling
@@ -552,7 +554,8 @@ def state_from_references(bench: Workbench, maps: FloatArray) -> EnhancedState:
         max(config.max_shift_of(n) / 2.0, config.min_zeta), 0,
         radius=box.radius, references=np.repeat(references[None], config.n_groups, axis=0),
         reference_radius=box.radius, noise=noise, fsc=np.zeros((n_classes, n_shells)),
-        phase="dense", n_since_dense=0, peaks=None, n_effective=float("inf"),
+        phase="dense", n_since_dense=0, peaks=None, evidence=-np.inf,
+        n_effective=float("inf"),
         half_averages=np.stack([averages, averages]),
     )
 
@@ -612,7 +615,7 @@ def _next_state(
         0 if state is None else state.iteration + 1,
         radius=box.radius, references=made.references, reference_radius=box.radius,
         noise=noise, fsc=made.fsc, phase="dense", n_since_dense=0, peaks=None,
-        n_effective=float("inf"),
+        evidence=-np.inf, n_effective=float("inf"),
         half_averages=np.stack([[box.enlarged(v) for v in half] for half in made.halves]),
     )
 
@@ -657,10 +660,13 @@ def _prepare(bench: Workbench, state: EnhancedState) -> _Task:
     noise[:known] = state.noise[:known]
     plan = None
     if state.phase != "local":
-        radius = min(box.radius, config.dense_radius)
+        # Once posteriors are narrow, the grid only has to find their peaks.
+        is_broad = state.n_effective >= FOCUSED_BELOW
+        bandwidth = config.dense_bandwidth if is_broad else config.search_bandwidth
+        radius = min(box.radius, config.dense_radius(bandwidth))
         step = max(bench.source.n / (4.0 * radius), 1.0) / box.voxel_ratio
         plan = dense_plan(
-            box.n, radius, config.dense_bandwidth_of(radius),
+            box.n, radius, config.bandwidth_of_shells(radius),
             config.max_shift_of(bench.source.n) / box.voxel_ratio, step,
         )
 
@@ -704,10 +710,14 @@ def _decide(
     # While posteriors are broad, all shells follow the same blob: their FSC says nothing.
     if n_effective < FOCUSED_BELOW:
         radius = max(radius, _next_radius(new.fsc, radius, bench.max_radius))
+    evidence = float(np.mean([f.evidence for f in found]))
+    gain = evidence - state.evidence
+    if n_effective >= FOCUSED_BELOW and gain < STALLED_GAIN:
+        # Nothing is left to learn here: finer detail may tell orientations apart.
+        most = min(bench.max_radius, bench.config.dense_radius(bench.config.dense_bandwidth))
+        radius = max(radius, min(radius + 1, most))
     grown = radius > state.radius
-    settled = (
-        state.phase == "local" and not grown and pose_change < SETTLED_DEG
-    )
+    settled = state.phase == "local" and not grown and pose_change < SETTLED_DEG
     phase, checked, converged = "dense", state.checked_radius, False
     if n_effective < LOCAL_BELOW:
         phase = "local"
@@ -717,11 +727,13 @@ def _decide(
             phase, checked = "dense", radius
     elif n_effective < FOCUSED_BELOW and n_since_dense < MAX_FOCUSED:
         phase = "focused"
+    elif n_effective >= FOCUSED_BELOW:
+        converged = not grown and abs(gain) < SETTLED_GAIN
     peaks = PeakTable.of_parts([(f.index, f.peak_class, f.peak_poses) for f in found])
     return replace(
         new, radius=radius, phase=phase, n_since_dense=n_since_dense, peaks=peaks,
         n_effective=n_effective, checked_radius=checked, is_converged=converged,
-        phase_done=state.phase,
+        phase_done=state.phase, evidence=evidence,
     )
 
 

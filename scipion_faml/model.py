@@ -20,6 +20,7 @@ PAPER_ONLY = ("method", "start", "search", "angular_step_deg", "max_candidates",
               "n_voronoi_points", "translation_weight", "chunk_size")
 ENHANCED_ONLY = ("n_folds", "noise", "regularise", "min_zeta", "spread", "start_radius",
                  "dense_bandwidth")
+SEARCH_BANDWIDTH = 16
 OBJECT_RADIUS = 0.35  # of the box: how far most of a particle's density reaches
 
 
@@ -48,7 +49,7 @@ class FamlConfig:
     min_zeta: float = 1.0  # voxels
     spread: bool = True
     start_radius: int = 5  # shells compared at first
-    dense_bandwidth: int = 16  # of the integral over all poses, at most
+    dense_bandwidth: int = 24  # of the integral over all poses, at most
     symmetry: str = "C1"  # of all classes; a point group of `symmetry`
     seed: int = 0
 
@@ -101,13 +102,19 @@ class FamlConfig:
         return max(self.n_folds, 2)
 
     @property
-    def dense_radius(self) -> int:
-        """Shells that the largest bandwidth of the dense integral can carry."""
-        return max(int((self.dense_bandwidth - 3) / (2 * np.pi * OBJECT_RADIUS)), 1)
+    def search_bandwidth(self) -> int:
+        """Bandwidth at which peaks of the posterior are looked for."""
+        return min(SEARCH_BANDWIDTH, self.dense_bandwidth)
 
-    def dense_bandwidth_of(self, radius: int) -> int:
+    @staticmethod
+    def dense_radius(bandwidth: int) -> int:
+        """Shells that a bandwidth can carry."""
+        return max(int((bandwidth - 3) / (2 * np.pi * OBJECT_RADIUS)), 1)
+
+    @staticmethod
+    def bandwidth_of_shells(radius: int) -> int:
         """Bandwidth of spectra on shells up to `radius` of a particle that fills the box."""
-        return min(int(2 * np.pi * OBJECT_RADIUS * radius) + 3, self.dense_bandwidth)
+        return int(2 * np.pi * OBJECT_RADIUS * radius) + 3
 
     def max_shift_of(self, n: int) -> float:
         """Largest shift searched (voxels): a sixth of the box unless set."""

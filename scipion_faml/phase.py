@@ -67,7 +67,8 @@ def phase_scores(
     particle = dense_particle(observation, dense.plan)
     highest: FloatArray = np.full(len(dense.plan.grid), -np.inf, dtype=np.float32)
     for _, cross in cross_terms(particle, dense):
-        highest = np.maximum(highest, cross.max(axis=-1))
+        best_shift: FloatArray = cross.max(axis=-1)
+        highest = np.maximum(highest, best_shift)
     power = 2.0 * dense.half_power(observation.wedge)
     floor = max(SMALLEST_NORM * float(power.max()), np.finfo(np.float32).tiny)
     score: FloatArray = highest.reshape(power.shape) / np.sqrt(np.maximum(power, floor))
