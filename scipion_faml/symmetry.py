@@ -71,6 +71,18 @@ def _generators(group: str) -> tuple[int, tuple[Generator, ...]]:
     return 2 * fold, (about_z, (2, (1, 0, 0)))
 
 
+def generators(group: str) -> tuple[Generator, ...]:
+    """Return n-fold axes (n, (x, y, z)) that generate a group, that of the most copies first.
+
+    Raises
+    ------
+    ValueError
+        As `symmetry_rotations`.
+    """
+    found = [g for g in _generators(group)[1] if g[0] > 1]
+    return tuple(sorted(found, key=lambda g: -g[0]))
+
+
 def _closure(generators: list[FloatArray], order: int) -> FloatArray:
     """All products of the generators; there must be `order` of them."""
     found = [np.eye(3)]

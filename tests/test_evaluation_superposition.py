@@ -8,6 +8,7 @@ import pytest
 from scipion_faml.evaluation.superposition import (
     correlation,
     evaluation_mask,
+    group_frame,
     mirrored,
     move_map,
     self_correlation,
@@ -16,7 +17,6 @@ from scipion_faml.evaluation.superposition import (
     uniform_rotations,
     without_radial_mean,
 )
-from scipion_faml.symmetry import rotation_about
 from scipion_faml.geometry import (
     RigidTransforms,
     compose,
@@ -25,6 +25,7 @@ from scipion_faml.geometry import (
     random_rotations,
     rotation_angle_deg,
 )
+from scipion_faml.symmetry import rotation_about, symmetry_rotations
 
 
 def blobs(n, positions, width):
@@ -166,3 +167,22 @@ def test_noise_lowers_self_correlation_to_signal_over_all():
 def test_cubes_of_two_sizes_are_refused():
     with pytest.raises(ValueError, match="two cubes of one size"):
         superpose(np.zeros((8, 8, 8)), np.zeros((10, 10, 10)))
+
+
+@pytest.mark.parametrize("group", ["C4", "D1", "D3", "D7", "T", "O", "I"])
+def test_the_frame_of_a_group_is_found_wherever_the_map_lies(group):
+    n, rotations, rng = 32, symmetry_rotations(group), np.random.default_rng(0)
+    unit = rng.normal(0, 0.15 * n, (3, 3))
+    points = np.einsum("gij,pj->gpi", rotations, unit).reshape(-1, 3)
+    pose = RigidTransforms(np.array([[0.7, 1.9, -0.4]]), np.array([[1.2, -0.8, 0.5]]))
+    volume = blobs(n, points @ pose.rotation[0].T + pose.shift_xyz[0], 0.06 * n)
+    # Little of so many copies of three blobs is not round: noise counts for more.
+    noise = 0.1 if group == "I" else 0.3
+    frame, score = group_frame(volume + rng.normal(0, noise * volume.std(), volume.shape), group)
+    assert score > 0.5
+    # In the frame, every rotation of the group carries the structure's points onto themselves.
+    placed = compose(frame, pose)
+    moved = points @ placed.rotation[0].T + placed.shift_xyz[0]
+    for rotation in rotations:
+        distance = np.linalg.norm((moved @ rotation.T)[:, None] - moved, axis=2).min(axis=1)
+        assert distance.max() < 0.6  # voxels; the points lie up to 10 from the centre

@@ -13,7 +13,7 @@ LAYER = {
     0: ["cython_ext"],
     1: ["types", "geometry", "volume", "fourier", "wedge", "harmonics", "symmetry", "shells", "so3"],
     2: ["regularise", "measured", "align", "voronoi", "model", "refine", "dense", "phase", "folds",
-        "em", "picking", "extraction", "simulation", "evaluation", "plots"],
+        "em", "impose", "picking", "extraction", "simulation", "evaluation", "plots"],
     3: ["faml", "enhanced", "checkpoint", "io", "execution", "structures", "datasets", "report"],
     4: ["convert", "cli", "__main__"],
     5: ["protocols", "viewers", "wizards", "_plugin", "scipion_env", "demo", "bibtex"],

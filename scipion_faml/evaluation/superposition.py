@@ -15,8 +15,8 @@ from scipy.spatial.transform import Rotation
 from scipion_faml.cython_ext import _interpolate, _residual
 from scipion_faml.fourier import OVERSAMPLING, SampleSet, oversampled_spectrum, resample, sample_set
 from scipion_faml.fourier import spectrum as spectrum_of
-from scipion_faml.geometry import RigidTransforms, rotation_angle_deg
-from scipion_faml.symmetry import rotation_about
+from scipion_faml.geometry import RigidTransforms, compose, rotation_angle_deg
+from scipion_faml.symmetry import generators, rotation_about, symmetry_rotations
 from scipion_faml.types import ComplexArray, FloatArray
 from scipion_faml.volume import inscribed_sphere, move_volume, soft_sphere, squared_radius
 
@@ -24,6 +24,8 @@ COARSE_BOX, MIDDLE_BOX, FINE_BOX = 24, 40, 80  # 15 deg on 24^3 moves the rim by
 GRID_STEP_DEG = 15.0
 N_REFINED = 10  # starting points carried from the grid to the middle box
 MAX_SHIFT = 0.3  # of the box
+N_FIRST_AXES = 8  # directions tried as a group's main axis
+MAX_TURNS = 16  # of a group, compared at once
 BATCH = 64
 MASK_RADIUS = 0.42  # of the box: the usual mask of evaluations
 
@@ -301,6 +303,115 @@ def symmetry_frame(volume: FloatArray, fold: int) -> tuple[RigidTransforms, floa
         fine, score_axis_shift[1], score_axis_shift[2] * coarse.voxels / fine.voxels, fold
     )
     return _axis_to_z(axis, shift * fine.voxels, fold), value
+
+
+def group_frame(volume: FloatArray, group: str) -> tuple[RigidTransforms, float]:
+    """Return the pose that carries a map's symmetry axes to those of a group, and a score.
+
+    For Cn this is `symmetry_frame`. Other groups leave one point in place: the centre of mass. The
+    axis of the highest fold is looked for about it, several times; the map is then turned about
+    each in steps of 3 degrees until the whole group fits, and turn and centre are refined together.
+    The score is the mean correlation of the map, its radial mean removed, with itself turned by
+    the group: any round blob fits every group.
+    """
+    axes = generators(group)
+    if not axes:
+        return RigidTransforms.identity(1), 1.0
+    if len(axes) == 1:
+        fold, axis = axes[0]
+        on_z, score = symmetry_frame(volume, fold)
+        to_axis = _turn_to_z(np.asarray(axis, dtype=float)).T
+        return compose(RigidTransforms.from_rotation(to_axis[None], np.zeros((1, 3))), on_z), score
+    middle = _centre_of_mass(volume)
+    centred = without_radial_mean(_moved_by(volume, -middle))
+    centred = (centred * inscribed_sphere(volume.shape[0])).astype(np.float32)
+    turns = _some(symmetry_rotations(group)[1:])
+    coarse, fine = (_Level.of(centred, centred, box) for box in (COARSE_BOX, MIDDLE_BOX))
+    starts = [_about_first_axis(coarse, first, axes[0], turns)
+              for first in _first_axes(coarse, axes[0][0])]
+    starts = sorted(starts, key=lambda f: -f.score)[:3]
+    found = [_refined_frame(coarse, start, turns) for start in starts]
+    best = max(found, key=lambda f: f.score)
+    centre = best.shift_xyz * coarse.voxels / fine.voxels
+    best = _refined_frame(fine, _Found(best.score, best.rotation, centre), turns)
+    shift = -best.rotation @ (best.shift_xyz * fine.voxels + middle)
+    return RigidTransforms.from_rotation(best.rotation[None], shift[None]), best.score
+
+
+def _some(rotations: FloatArray) -> FloatArray:
+    """At most MAX_TURNS of a group's rotations, evenly from its list."""
+    index = np.unique(np.linspace(0, len(rotations) - 1, MAX_TURNS).round().astype(np.intp))
+    return rotations[index]
+
+
+def _centre_of_mass(volume: FloatArray) -> FloatArray:
+    """Offset (3,) xyz from voxel n // 2 of the centre of what exceeds the background."""
+    n = volume.shape[0]
+    density = np.maximum(_background_removed(volume) * inscribed_sphere(n), 0.0).astype(np.float64)
+    # Noise lies on all sides; what counts is what stands out of it.
+    density[density < 0.3 * np.quantile(density, 0.995)] = 0.0
+    axis = np.arange(n) - n // 2
+    mass = max(float(density.sum()), 1e-30)
+    sums = [(density.sum(axis=tuple({0, 1, 2} - {a})) @ axis) / mass for a in (2, 1, 0)]
+    return np.array(sums)
+
+
+def _moved_by(volume: FloatArray, shift_xyz: FloatArray) -> FloatArray:
+    """The map moved by a shift (voxels), what comes in being background."""
+    return move_map(volume, RigidTransforms(np.zeros((1, 3)), shift_xyz[None]))
+
+
+def _first_axes(level: _Level, fold: int) -> list[FloatArray]:
+    """Directions (unit vectors) about which turns by 360 / fold carry a map onto itself best."""
+    axes, still = _hemisphere(6.0), np.zeros(3)
+    powers = 360.0 / fold * np.arange(1, fold // 2 + 1)
+    score = np.array([
+        np.mean([level.correlation(rotation_about(axis, angle), still) for angle in powers])
+        for axis in axes
+    ])
+    kept: list[int] = []
+    for m in np.argsort(-score):
+        if all(abs(axes[m] @ axes[k]) < np.cos(np.deg2rad(15.0)) for k in kept):
+            kept.append(int(m))
+        if len(kept) == N_FIRST_AXES:
+            break
+    return [_refined_axis(level, axes[m], still, fold)[1] for m in kept]
+
+
+def _about_first_axis(
+    level: _Level, first: FloatArray, axis: tuple[int, tuple[float, float, float]],
+    turns: FloatArray,
+) -> _Found:
+    """The best frame in which a direction of the map is the group's first axis."""
+    fold, target = axis
+    still = np.zeros(3)
+    base = _turn_to_z(np.asarray(target) / np.linalg.norm(target)).T @ _turn_to_z(first)
+    frames = [rotation_about(target, angle) @ base for angle in np.arange(0.0, 360.0 / fold, 3.0)]
+    score = [
+        float(np.mean([level.correlation(f.T @ turn @ f, still) for turn in turns]))
+        for f in frames
+    ]
+    best = int(np.argmax(score))
+    return _Found(score[best], frames[best], still)
+
+
+def _refined_frame(level: _Level, start: _Found, turns: FloatArray) -> _Found:
+    """Rotation to the frame, and centre (voxels of the level), that fit all turns best."""
+    lever = 0.35 * level.n
+
+    def frame(parameter: FloatArray) -> tuple[FloatArray, FloatArray]:
+        small = Rotation.from_rotvec(parameter[:3] / lever).as_matrix()
+        return small @ start.rotation, start.shift_xyz + parameter[3:]
+
+    def loss(parameter: FloatArray) -> float:
+        rotation, centre = frame(parameter)
+        own = rotation.T @ turns @ rotation
+        return -float(np.mean([level.correlation(h, centre - h @ centre) for h in own]))
+
+    solution = optimize.minimize(
+        loss, np.zeros(6), method="L-BFGS-B", options={"eps": 0.02, "maxiter": 40, "ftol": 1e-7}
+    )
+    return _Found(-float(solution.fun), *frame(solution.x))
 
 
 def _hemisphere(step_deg: float) -> FloatArray:
