@@ -39,6 +39,7 @@ from scipion_faml.dense import (
     highest_poses,
 )
 from scipion_faml.em import SMALLEST_PRIOR, without_small
+from scipion_faml.evaluation.superposition import group_correlation, group_frame, move_map
 from scipion_faml.execution import Executor, SerialExecutor
 from scipion_faml.faml import (
     Assignments,
@@ -55,7 +56,17 @@ from scipion_faml.fourier import (
     turnable_spectrum,
     volume_from_spectrum,
 )
-from scipion_faml.geometry import RigidTransforms
+from scipion_faml.geometry import RigidTransforms, compose, invert
+from scipion_faml.impose import (
+    inequivalent,
+    mask_at,
+    masked,
+    moved_mean,
+    representatives,
+    rim_level,
+    symmetrised,
+    symmetrised_sums,
+)
 from scipion_faml.io import SubtomogramSource
 from scipion_faml.measured import Measured, WorkingBox, crop_half, pad_half
 from scipion_faml.model import FamlConfig, ModelState, random_classes, starting_poses
@@ -82,6 +93,7 @@ START_FSC = 0.3
 WIDEST_SPREAD_DEG = 15.0  # of the posterior around a peak
 MAX_SCALED = 64  # particles whose power sets the scale of maps to start from
 SMALLEST_SIGNAL = 1e-3  # of the particles' power, given to such a map at least
+SHARP_ENOUGH = 3  # iterations with narrow posteriors, before axes are looked for
 # How many poses share the median particle's posterior:
 FOCUSED_BELOW, LOCAL_BELOW = 60.0, 4.0
 MAX_FOCUSED, MAX_SINCE_DENSE = 3, 8  # iterations before all poses are looked at again
@@ -132,6 +144,9 @@ class EnhancedState(ModelState):
     checked_radius: int = 0  # shells at which all poses were looked at after settling
     is_converged: bool = False
     phase_done: str = ""  # of the iteration that made this state
+    in_frame: bool = True  # averages lie where symmetry and mask are defined
+    n_sharp: int = 0  # iterations since posteriors are narrow
+    symmetry_score: float = 1.0  # of the averages before the symmetry was imposed: 0 none, 1 full
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,16 +168,29 @@ class _Found:
 class Workbench:
     """Particles of a source at working resolution; as many as fit are kept between iterations."""
 
-    def __init__(self, source: SubtomogramSource, config: FamlConfig, executor: Executor) -> None:
+    def __init__(
+        self, source: SubtomogramSource, config: FamlConfig, executor: Executor,
+        mask: FloatArray | None = None,
+    ) -> None:
         if source.n < 8:
             raise ValueError(f"the box of {source.n} voxels is too small: at least 8 are needed")
-        self.source, self.config, self.executor = source, config, executor
+        self.source, self.config, self.executor, self.mask = source, config, executor, mask
         self.folds = fold_of(len(source), config.n_groups, config.seed)
         self.box = WorkingBox.of(source.n, 1)
         self.residual = ShellResidual(np.zeros(0), np.zeros(0))
         self._measured: dict[int, Measured] = {}
         self._dense: dict[int, DenseParticle] = {}
         self._dense_plan: DensePlan | None = None
+
+    def group_of(self, state: EnhancedState) -> FloatArray:
+        """Rotations (G, 3, 3) of the symmetry that averages have: C1 before it is imposed."""
+        return self.config.group if state.in_frame else self.config.group[:1]
+
+    def mask_of(self, state: EnhancedState) -> FloatArray | None:
+        """The mask in the working box, where averages lie in its frame."""
+        if self.mask is None or not state.in_frame:
+            return None
+        return mask_at(self.mask, self.box.n)
 
     @property
     def max_radius(self) -> int:
@@ -232,17 +260,20 @@ class Chunk:
 
 
 # ----------------------------------------------------------------------------------- references
-def reference_turnable(values: ComplexArray, box: WorkingBox) -> ComplexArray:
+def reference_turnable(
+    values: ComplexArray, box: WorkingBox, mask: FloatArray | None = None
+) -> ComplexArray:
     """Return samples (J,) of an average as a turnable spectrum, its background level removed.
 
     The average is known but for its mean; what surrounds the particle is taken as zero.
     """
     n = box.n
     volume = volume_from_spectrum(np.asarray(box.samples.put(values)), n)
-    inner, edge = n / 2 - 3.0 / box.voxel_ratio, 3.0 / box.voxel_ratio
-    ball = soft_sphere(n, inner, edge)
-    rim = ball - soft_sphere(n, 0.85 * inner, edge)
-    level = float(np.vdot(rim, volume) / max(float(rim.sum()), 1e-6))
+    edge = 3.0 / box.voxel_ratio
+    if mask is not None:
+        return turnable_spectrum(masked(volume, mask, edge), box.radius)
+    level = rim_level(volume, edge)
+    ball = soft_sphere(n, n / 2 - edge, edge)
     return turnable_spectrum(((volume - level) * ball).astype(np.float32), box.radius)
 
 
@@ -267,6 +298,11 @@ class _Task:
     plan: DensePlan | None  # None: local
     dense_references: list[list[DenseReference]]  # [fold][class]
     is_candidate: bool  # M-step from a few peaks, not from the whole grid
+
+    @property
+    def group(self) -> FloatArray:
+        """Rotations that leave the references as they are."""
+        return self.bench.group_of(self.state)
 
     @property
     def zeta(self) -> float:
@@ -328,10 +364,13 @@ def _whole_posterior(task: _Task, fold: int, index: int) -> DensePosterior:
         squared = np.sum((plan.shift_xyz[:, None] - own) ** 2, axis=2).min(axis=1)
         shifts = np.flatnonzero(squared <= (FOCUS_STEPS * plan.shift_step) ** 2)
         shifts = shifts if len(shifts) else None
-    return dense_posterior(
+    posterior = dense_posterior(
         task.bench.dense(index, plan), task.dense_references[fold], task.log_alpha,
         plan.log_prior(task.zeta), shifts,
     )
+    # Equivalent poses count as one, also of averages that have the symmetry before it is imposed.
+    order = len(task.bench.config.group)
+    return replace(posterior, n_effective=max(posterior.n_effective / order, 1.0))
 
 
 def _highest_cells(
@@ -346,7 +385,10 @@ def _highest_cells(
         return np.array([posterior.best_class]), one
     classes, poses = [], []
     for k in range(n_classes):
-        found = highest_poses(posterior.blocks[k], plan, MAX_PEAKS)
+        found = highest_poses(posterior.blocks[k], plan, MAX_PEAKS * len(task.group))
+        if len(task.group) > 1:
+            apart = 180.0 * 2.2 / plan.bandwidth, 2.0 * plan.shift_step
+            found = found[inequivalent(found, task.group, *apart, MAX_PEAKS)]
         classes.append(np.full(len(found), k, dtype=np.intp))
         poses.append(RigidTransforms(found.euler_zyz, found.shift_xyz * task.box.voxel_ratio))
     return np.concatenate(classes), RigidTransforms.concatenate(poses)
@@ -375,13 +417,19 @@ def _climbed(
             weighted, task.turnable[fold][k], rotation[mine], shift_xyz[mine], task.zeta)
         radius = task.box.radius
         same_turn = np.rad2deg(1.0 / max(2.0 * radius, 1.0))
-        parts.append((int(k), peaks.select(distinct(peaks, same_turn, 0.3, MAX_PEAKS))))
+        peaks = peaks.select(distinct(peaks, same_turn, 0.3, MAX_PEAKS))
+        if len(task.group) > 1:
+            apart = inequivalent(peaks.transforms, task.group, same_turn, 0.3, MAX_PEAKS)
+            peaks = peaks.select(apart)
+        parts.append((int(k), peaks))
+    log_order = float(np.log(len(task.group)))  # each stands for all its equivalent ones
     return _ClassPeaks(
         np.concatenate([np.full(len(p), k, dtype=np.intp) for k, p in parts]),
         np.concatenate([p.rotation for _, p in parts]),
         np.concatenate([p.shift_xyz for _, p in parts]),
         np.concatenate([p.curvature for _, p in parts]),
-        np.concatenate([log_evidence(p, task.zeta) + task.log_alpha[k] for k, p in parts]),
+        np.concatenate([log_evidence(p, task.zeta) + task.log_alpha[k] + log_order
+                        for k, p in parts]),
     )
 
 
@@ -458,8 +506,8 @@ class _ChunkSums:
     ) -> _Found:
         self.n_particles += 1
         self.evidence += evidence
-        poses = RigidTransforms.from_rotation(
-            peaks.rotation, peaks.shift_xyz * task.box.voxel_ratio)
+        poses = representatives(RigidTransforms.from_rotation(
+            peaks.rotation, peaks.shift_xyz * task.box.voxel_ratio), task.group)
         order = np.argsort(-peaks.log_joint, kind="stable")
         return _Found(
             index, int(peaks.class_index[best]), poses[[best]], responsibility, evidence,
@@ -543,7 +591,9 @@ def state_from_references(bench: Workbench, maps: FloatArray) -> EnhancedState:
         level = float(np.average(volume, weights=1.0 - ball))
         half = spectrum(((volume - level) * ball).astype(np.float32))
         gain = _least_squares_gain(half, power, n_observed)
-        values.append(gain * box.samples.take(crop_half(half, box.n)))
+        low = gain * np.asarray(box.samples.take(crop_half(half, box.n)))
+        values.append(symmetrised(low, gain * half[0, 0, 0].real, box.samples, config.group)
+                      if len(config.group) > 1 else low)
     references = np.stack(values).astype(np.complex64)
     is_white = config.noise == "white"
     n_shells, n_classes = box.radius, len(maps)
@@ -595,6 +645,9 @@ def _next_state(
     if state is not None:
         old = WorkingBox.of(bench.source.n, state.reference_radius).samples
         previous = resampled(state.references, old, box.samples)
+    in_frame = len(config.group) == 1 if state is None else state.in_frame
+    if in_frame:
+        sums = _symmetrised(bench, sums, box)
     made = fold_averages(
         sums, box.samples, previous, config.n_folds > 1, config.noise == "white",
         config.regularise, smallest_fsc,
@@ -607,8 +660,11 @@ def _next_state(
     zeta = max_shift / 2.0
     if state is not None:
         zeta = box.voxel_ratio * float(np.sqrt(sums.sq_shift / (3.0 * sums.n_particles)))
+    averages = np.stack([box.enlarged(a) for a in made.averages])
+    if in_frame and bench.mask is not None:
+        averages = np.stack([masked(a, bench.mask) for a in averages])
     return EnhancedState(
-        np.stack([box.enlarged(a) for a in made.averages]),
+        averages,
         weight / weight.sum(),
         float(np.sqrt(noise.mean())),
         max(zeta, config.min_zeta),
@@ -617,7 +673,87 @@ def _next_state(
         noise=noise, fsc=made.fsc, phase="dense", n_since_dense=0, peaks=None,
         evidence=-np.inf, n_effective=float("inf"),
         half_averages=np.stack([[box.enlarged(v) for v in half] for half in made.halves]),
+        in_frame=in_frame, symmetry_score=1.0 if state is None else state.symmetry_score,
     )
+
+
+def _symmetrised(bench: Workbench, sums: FoldSums, box: WorkingBox) -> FoldSums:
+    """Sums in which every particle counts in all its equivalent poses."""
+    group, shape = bench.config.group, sums.weight.shape
+    if len(group) == 1:
+        return sums
+    signal, coverage = sums.signal.copy(), sums.coverage.copy()
+
+    def work(item: tuple[int, int]) -> tuple[ComplexArray, FloatArray]:
+        weight = float(sums.weight[item])
+        return symmetrised_sums(sums.signal[item], sums.coverage[item], weight, box.samples, group)
+
+    items = [(f, k) for f in range(shape[0]) for k in range(shape[1])]
+    for item, (s, c) in zip(items, bench.executor.map(work, items), strict=True):
+        signal[item], coverage[item] = s, c
+    return replace(sums, signal=signal, coverage=coverage)
+
+
+def in_symmetry_frame(
+    bench: Workbench, state: EnhancedState, assignments: Assignments, box: WorkingBox
+) -> tuple[EnhancedState, Assignments]:
+    """Turn averages and poses so that symmetry axes lie where the group's are, and impose it.
+
+    A blind run finds its averages in any orientation: the axes are looked for in each class.
+    """
+    config = bench.config
+    averages, halves = state.averages.copy(), state.half_averages.copy()
+    references = state.references.copy()
+    frames, scores = [], []
+    for k in range(state.n_classes):
+        frame, score = RigidTransforms.identity(1), 0.0
+        if averages[k].any():
+            frame, _ = group_frame(averages[k], config.symmetry)
+            score = group_correlation(move_map(averages[k], frame), config.symmetry)
+        logger.info("  class %d: symmetry %s imposed, correlation with its turned copies %.2f",
+                    k + 1, config.symmetry, score)
+        frames.append(frame)
+        scores.append(score)
+        # Each of the group's turns after the one into its frame.
+        moves = RigidTransforms.from_rotation(
+            config.group @ frame.rotation[0],
+            config.group @ frame.shift_xyz[0] / box.voxel_ratio)
+        for f in range(config.n_groups):
+            turnable = reference_turnable(references[f, k], box)
+            references[f, k] = moved_mean(turnable, box.samples, moves)
+        averages[k] = _moved_volume(averages[k], box, moves)
+        if bench.mask is not None:
+            averages[k] = masked(averages[k], bench.mask)
+        for half in halves:
+            half[k] = _moved_volume(half[k], box, moves)
+    peaks = state.peaks
+    if peaks is not None:
+        peaks = replace(peaks, poses=_in_frames(peaks.poses, peaks.class_index, frames, config))
+    poses = _in_frames(assignments.poses, assignments.class_index, frames, config)
+    turned = replace(
+        state, averages=averages, half_averages=halves, references=references, peaks=peaks,
+        in_frame=True, is_converged=False, checked_radius=0, symmetry_score=min(scores),
+    )
+    return turned, replace(assignments, poses=poses)
+
+
+def _moved_volume(volume: FloatArray, box: WorkingBox, moves: RigidTransforms) -> FloatArray:
+    """A volume of the full box, moved by each of some poses (working voxels); the mean."""
+    values = np.asarray(box.samples.take(crop_half(spectrum(volume), box.n)))
+    return box.enlarged(moved_mean(reference_turnable(values, box), box.samples, moves))
+
+
+def _in_frames(
+    poses: RigidTransforms, class_index: IntArray, frames: Sequence[RigidTransforms],
+    config: FamlConfig,
+) -> RigidTransforms:
+    """Poses of averages that each class's frame has moved: first back, then as before."""
+    rotation, shift_xyz = poses.rotation, poses.shift_xyz.copy()
+    for k, frame in enumerate(frames):
+        mine = np.flatnonzero(class_index == k)
+        moved = compose(poses[mine], invert(frame))
+        rotation[mine], shift_xyz[mine] = moved.rotation, moved.shift_xyz
+    return representatives(RigidTransforms.from_rotation(rotation, shift_xyz), config.group)
 
 
 def iterate(
@@ -633,15 +769,13 @@ def iterate(
     sums, found, seconds = _sum_chunks(task, bench.executor, on_progress)
     assignments = _assignments(found)
     seconds["references"] = prepared - started
-    new = _decide(
-        _next_state(bench, sums, state, task.box), task, found,
-        pose_change_deg(previous, assignments), bench,
-    )
+    pose_change = pose_change_deg(previous, assignments, task.group)
+    new = _decide(_next_state(bench, sums, state, task.box), task, found, pose_change, bench)
+    if not new.in_frame and (new.n_sharp >= SHARP_ENOUGH or new.is_converged):
+        new, assignments = in_symmetry_frame(bench, new, assignments, task.box)
     seconds["total"] = time.perf_counter() - started
     result = IterationResult(
-        new, assignments, new.half_averages, sums.evidence,
-        pose_change_deg(previous, assignments), seconds,
-    )
+        new, assignments, new.half_averages, sums.evidence, pose_change, seconds)
     log_iteration(result)
     logger.info(
         "  %s, %d shells, %.1f poses share a posterior, log evidence per particle %.1f",
@@ -670,11 +804,12 @@ def _prepare(bench: Workbench, state: EnhancedState) -> _Task:
             config.max_shift_of(bench.source.n) / box.voxel_ratio, step,
         )
 
+    mask = bench.mask_of(state)
     # Without leaving out, all folds share one reference.
     n_different = config.n_groups if config.n_folds > 1 else 1
 
     def prepare(f: int) -> tuple[list[ComplexArray], list[DenseReference]]:
-        turnable = [reference_turnable(values, box) for values in references[f]]
+        turnable = [reference_turnable(values, box, mask) for values in references[f]]
         if plan is None:
             return turnable, []
         return turnable, [dense_reference(t, noise[: plan.sampling.n_shells], plan)
@@ -734,6 +869,7 @@ def _decide(
         new, radius=radius, phase=phase, n_since_dense=n_since_dense, peaks=peaks,
         n_effective=n_effective, checked_radius=checked, is_converged=converged,
         phase_done=state.phase, evidence=evidence,
+        n_sharp=state.n_sharp + 1 if n_effective < LOCAL_BELOW else 0,
     )
 
 
@@ -753,14 +889,16 @@ def run(
     previous: Assignments | None = None,
     on_progress: Callable[[int, int], None] = ignore_progress,
     references: FloatArray | None = None,
+    mask: FloatArray | None = None,
 ) -> Iterator[IterationResult]:
     """Yield the result of every iteration, until it has converged or config.n_iterations are done.
 
     Parameters and errors are those of `faml.run`; `references` (K, n, n, n) are maps to start from,
-    one for each class, where there is no `start`.
+    one for each class, where there is no `start`; averages and references are multiplied by the
+    mask (n, n, n), which lies in their frame.
     """
     config.check_size(len(source))
-    bench = Workbench(source, config, executor or SerialExecutor())
+    bench = Workbench(source, config, executor or SerialExecutor(), mask)
     if start is not None:
         state = start
     elif references is not None:

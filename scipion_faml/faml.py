@@ -43,6 +43,7 @@ from scipion_faml.execution import Executor, SerialExecutor
 from scipion_faml.fourier import SampleSet, sample_set
 from scipion_faml.geometry import RigidTransforms, rotation_angle_deg
 from scipion_faml.harmonics import ShellPlan, shell_plan
+from scipion_faml.impose import turn_between_deg
 from scipion_faml.io import SubtomogramSource
 from scipion_faml.model import FamlConfig, ModelState, random_classes, starting_poses
 from scipion_faml.phase import PhaseSearch
@@ -355,11 +356,19 @@ def iterate(
     return result
 
 
-def pose_change_deg(before: Assignments | None, after: Assignments) -> float:
-    """Return the median angle between the best poses of two iterations (NaN without a first)."""
+def pose_change_deg(
+    before: Assignments | None, after: Assignments, group: FloatArray | None = None
+) -> float:
+    """Return the median angle between the best poses of two iterations (NaN without a first).
+
+    Poses that a group of rotations (G, 3, 3) makes equivalent count as one.
+    """
     if before is None:
         return float("nan")
-    return float(np.median(rotation_angle_deg(before.poses.rotation, after.poses.rotation)))
+    old, new = before.poses.rotation, after.poses.rotation
+    if group is None or len(group) == 1:
+        return float(np.median(rotation_angle_deg(old, new)))
+    return float(np.median(turn_between_deg(old, new, group)))
 
 
 def log_iteration(result: IterationResult) -> None:

@@ -155,18 +155,19 @@ def check_mask(mask: FloatArray, name: str) -> FloatArray:
     return clipped
 
 
-def masked(volume: FloatArray, mask: FloatArray) -> FloatArray:
+def masked(volume: FloatArray, mask: FloatArray, edge: float = 3.0) -> FloatArray:
     """Return the volume within a mask (n, n, n), its background level removed first.
 
-    The level is what lies outside the mask; averages are known but for their mean.
+    The level is what lies outside the mask; averages are known but for their mean. Nothing is left
+    beyond the inscribed ball, whose soft edge has `edge` voxels.
     """
     n = volume.shape[0]
-    ball = inscribed_sphere(n)
+    ball = soft_sphere(n, n / 2 - edge, edge)
     outside = ball * (mask < OUTSIDE)
     if float(outside.sum()) > LEAST_OUTSIDE * float(ball.sum()):
         level = float(np.vdot(outside, volume) / outside.sum())
     else:
-        level = rim_level(volume)
+        level = rim_level(volume, edge)
     return ((volume - level) * mask * ball).astype(np.float32)
 
 

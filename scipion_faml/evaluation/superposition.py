@@ -305,6 +305,19 @@ def symmetry_frame(volume: FloatArray, fold: int) -> tuple[RigidTransforms, floa
     return _axis_to_z(axis, shift * fine.voxels, fold), value
 
 
+def group_correlation(volume: FloatArray, group: str) -> float:
+    """Return the mean correlation of a map in a group's frame with itself turned by the group.
+
+    The radial mean is removed first: 0 for a map without the symmetry, 1 with it.
+    """
+    turns = symmetry_rotations(group)[1:]
+    if not len(turns):
+        return 1.0
+    centred = without_radial_mean(_background_removed(volume)) * inscribed_sphere(volume.shape[0])
+    level = _Level.of(centred.astype(np.float32), centred.astype(np.float32), MIDDLE_BOX)
+    return float(np.mean([level.correlation(turn, np.zeros(3)) for turn in turns]))
+
+
 def group_frame(volume: FloatArray, group: str) -> tuple[RigidTransforms, float]:
     """Return the pose that carries a map's symmetry axes to those of a group, and a score.
 
