@@ -41,6 +41,7 @@ lint: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/iteration.py
+	$(BIN)/python benchmarks/enhanced_iteration.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info cython_ext/*.c cython_ext/*.so .pytest_cache .mypy_cache .ruff_cache
