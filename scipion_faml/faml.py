@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -43,7 +43,7 @@ from scipion_faml.execution import Executor, SerialExecutor
 from scipion_faml.fourier import SampleSet, sample_set
 from scipion_faml.geometry import RigidTransforms, rotation_angle_deg
 from scipion_faml.harmonics import ShellPlan, shell_plan
-from scipion_faml.impose import turn_between_deg
+from scipion_faml.impose import masked, representatives, symmetrised_sums, turn_between_deg
 from scipion_faml.io import SubtomogramSource
 from scipion_faml.model import FamlConfig, ModelState, random_classes, starting_poses
 from scipion_faml.phase import PhaseSearch
@@ -208,6 +208,22 @@ def accumulate_known(
     return reduce_chunks(executor or SerialExecutor(), work, items, on_progress)[0]
 
 
+def with_symmetry(
+    statistics: SufficientStatistics, samples: SampleSet, group: FloatArray
+) -> SufficientStatistics:
+    """Return statistics in which every particle counts in all poses that a group makes equivalent.
+
+    Averages must lie in the group's frame.
+    """
+    if len(group) == 1:
+        return statistics
+    signal, coverage = statistics.signal.copy(), statistics.coverage.copy()
+    for item in np.ndindex(statistics.weight.shape):
+        signal[item], coverage[item] = symmetrised_sums(
+            signal[item], coverage[item], float(statistics.weight[item]), samples, group)
+    return replace(statistics, signal=signal, coverage=coverage)
+
+
 def average_known(
     source: SubtomogramSource,
     class_index: IntArray,
@@ -216,7 +232,7 @@ def average_known(
     executor: Executor | None = None,
     on_progress: Callable[[int, int], None] = ignore_progress,
 ) -> tuple[FloatArray, FloatArray]:
-    """Return weighted averages of particles with known classes and poses.
+    """Return weighted averages of particles with known classes and poses, of config.symmetry.
 
     Returns
     -------
@@ -227,6 +243,7 @@ def average_known(
     """
     statistics = accumulate_known(source, class_index, poses, config, executor, on_progress)
     samples = Geometry.of(source, config).samples
+    statistics = with_symmetry(statistics, samples, config.group)
     whole = observed_averages(
         statistics.signal.sum(axis=0), statistics.coverage.sum(axis=0),
         statistics.weight.sum(axis=0), samples,
@@ -324,8 +341,12 @@ def iterate(
     executor: Executor | None = None,
     previous: Assignments | None = None,
     on_progress: Callable[[int, int], None] = ignore_progress,
+    mask: FloatArray | None = None,
 ) -> IterationResult:
-    """Return the result of one iteration: E-step over all particles, then M-step."""
+    """Return the result of one iteration: E-step over all particles, then M-step.
+
+    Averages get config.symmetry, and are multiplied by the mask (n, n, n).
+    """
     started = time.perf_counter()
     geometry = Geometry.of(source, config)
     references = geometry.references(state.averages)
@@ -344,13 +365,19 @@ def iterate(
     )
     _, update = METHOD_STEPS[config.method]
     current = geometry.at_samples(references)
+    statistics = with_symmetry(statistics, geometry.samples, config.group)
     new_state = m_step(statistics, state, current, geometry.samples, update)
+    if mask is not None:
+        averages = np.stack([masked(average, mask) for average in new_state.averages])
+        new_state = replace(new_state, averages=averages)
     assignments = Assignments.of(parts, config.n_classes)
+    poses = representatives(assignments.poses, config.group)
+    assignments = replace(assignments, poses=poses)
     halves = half_averages(statistics, geometry.samples)
     seconds["total"] = time.perf_counter() - started
     result = IterationResult(
         new_state, assignments, halves, statistics.log_likelihood,
-        pose_change_deg(previous, assignments), seconds,
+        pose_change_deg(previous, assignments, config.group), seconds,
     )
     log_iteration(result)
     return result
@@ -394,6 +421,7 @@ def run(
     start: ModelState | None = None,
     previous: Assignments | None = None,
     on_progress: Callable[[int, int], None] = ignore_progress,
+    mask: FloatArray | None = None,
 ) -> Iterator[IterationResult]:
     """Yield the result of every iteration up to config.n_iterations.
 
@@ -407,15 +435,23 @@ def run(
         Theta to continue from (a checkpoint, references); by default `initial_state`.
     previous : Assignments
         Those of the iteration before, to report how far poses moved.
+    mask : (n, n, n)
+        Multiplies the averages after every iteration.
 
     Raises
     ------
     ValueError
-        If there are too few particles, or a particle is damaged (it is named).
+        If there are too few particles, a particle is damaged (it is named), or a symmetry is to be
+        imposed on averages of which nobody knows how they lie.
     """
     config.check_size(len(source))
+    if start is None and len(config.group) > 1:
+        raise ValueError(
+            f"symmetry {config.symmetry} needs references that lie in its frame: give some, or use "
+            "enhanced mode, which finds the axes"
+        )
     state = initial_state(source, config, executor) if start is None else start
     while state.iteration < config.n_iterations:
-        result = iterate(source, state, config, executor, previous, on_progress)
+        result = iterate(source, state, config, executor, previous, on_progress, mask)
         state, previous = result.state, result.assignments
         yield result

@@ -17,6 +17,8 @@ from scipion_faml.cli.averaging import (
     comparison_options,
     half_resolution,
     in_box_of,
+    load_mask,
+    symmetry_option,
     write_fsc,
 )
 from scipion_faml.cli.common import (
@@ -30,6 +32,7 @@ from scipion_faml.cli.common import (
 from scipion_faml.cli.pictures import average_report
 from scipion_faml.evaluation.fsc import fourier_shell_correlation
 from scipion_faml.execution import executor_of
+from scipion_faml.impose import masked
 from scipion_faml.io import (
     FileSource,
     open_source,
@@ -95,31 +98,40 @@ def align(
 @click.argument("particles", type=click.Path(path_type=Path))
 @click.option("--low-pass", type=click.FloatRange(min=0, min_open=True), default=None,
               help="Average only to this resolution, angstrom.  [default: Nyquist]")
+@symmetry_option
+@click.option("--mask", type=click.Path(path_type=Path), default=None,
+              help="MRC map from 0 to 1 that multiplies the averages, not the halves.")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("average"),
               show_default=True, help="Folder.")
 @workers_option
 @common_options
 def average(
-    particles: Path, low_pass: float | None, output: Path, workers: int | None,
-    as_json: bool, overwrite: bool,
+    particles: Path, low_pass: float | None, symmetry: str, mask: Path | None, output: Path,
+    workers: int | None, as_json: bool, overwrite: bool,
 ) -> None:
     """Average subtomograms with known poses, each weighted by what its wedge measured.
 
     Classes in rlnClassNumber are averaged apart (class_NNN.mrc); average.mrc holds all particles of
     a single class. half1.mrc and half2.mrc hold those of odd and even rows.
     """
-    run = Run("average", output, {"low_pass": low_pass}, [particles], overwrite)
+    settings = {"low_pass": low_pass, "symmetry": symmetry, "mask": mask}
+    inputs = [particles] if mask is None else [particles, mask]
+    run = Run("average", output, settings, inputs, overwrite)
 
     def work() -> dict[str, Any]:
         table = read_particles(particles)
         source = open_source(table)
         class_index = (table.class_index if "rlnClassNumber" in table.rows
                        else np.zeros(len(source), dtype=np.intp))
-        config = FamlConfig(n_classes=int(class_index.max()) + 1, low_pass_angst=low_pass)
+        config = FamlConfig(
+            n_classes=int(class_index.max()) + 1, low_pass_angst=low_pass, symmetry=symmetry)
+        mask_values = load_mask(source, mask)
         averages, halves = faml.average_known(
             source, class_index, table.poses, config, executor_of(n_workers(workers)),
             progress_callback("particles"),
         )
+        if mask_values is not None:
+            averages = np.stack([masked(volume, mask_values) for volume in averages])
         return _write_averages(averages, halves, class_index, source, config, run)
 
     run_once(run, work, as_json)

@@ -14,8 +14,10 @@ import pandas as pd
 from scipion_faml.evaluation.fsc import fourier_shell_correlation, resolution_angst
 from scipion_faml.faml import Assignments
 from scipion_faml.fourier import resample
+from scipion_faml.impose import check_mask
 from scipion_faml.io import FileSource, ParticleTable, read_cube, replacing
 from scipion_faml.model import FamlConfig
+from scipion_faml.symmetry import symmetry_rotations
 from scipion_faml.types import FloatArray
 from scipion_faml.volume import crop_or_pad
 
@@ -48,6 +50,25 @@ def candidate_options(function: Any) -> Any:
     ):
         function = option(function)
     return function
+
+
+def _symmetry(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    """The name of a point group, checked."""
+    symmetry_rotations(value)
+    return value.strip().upper()
+
+
+symmetry_option = click.option(
+    "--symmetry", default="C1", show_default=True, callback=_symmetry, metavar="GROUP",
+    help="Point group of all classes: C1, C7, D2, T, O, I ... Axes lie as in RELION: main axis "
+         "along z, two-folds of Dn along x.")
+
+
+def load_mask(source: FileSource, path: Path | None) -> FloatArray | None:
+    """The mask in a file, in the particles' box; None where there is none."""
+    if path is None:
+        return None
+    return check_mask(in_box_of(source, path, fill=0.0), str(path))
 
 
 def candidates_kept(max_candidates: int | None, search: str) -> int:

@@ -22,6 +22,8 @@ from scipion_faml.cli.averaging import (
     comparison_options,
     half_resolution,
     in_box_of,
+    load_mask,
+    symmetry_option,
     write_fsc,
 )
 from scipion_faml.cli.common import (
@@ -64,6 +66,7 @@ from scipion_faml.types import FloatArray
 
 logger = logging.getLogger(__name__)
 
+WEAK_SYMMETRY = 0.3  # correlation with turned copies, radial mean removed
 DEFAULT_ITERATIONS = {"paper": 20, "enhanced": 60}
 # Names of the command's parameters that are settings of one mode.
 MODE_PARAMETERS = {
@@ -129,6 +132,11 @@ def _enhanced_options(function: Any) -> Any:
                    "here.")
 @click.option("--reference", "references", multiple=True, type=click.Path(path_type=Path),
               help="Start from these maps, one for each class, which keep their order.")
+@symmetry_option
+@click.option("--mask", type=click.Path(path_type=Path), default=None,
+              help="MRC map from 0 to 1 that multiplies the averages after each iteration. It lies "
+                   "in the averages' frame: without --reference only round masks make sense, or "
+                   "those that turn with the symmetry.")
 @comparison_options
 @_enhanced_options
 @_paper_options
@@ -140,9 +148,9 @@ def _enhanced_options(function: Any) -> Any:
 @common_options
 def classify(
     particles: Path, n_classes: int, iterations: int | None, mode: str,
-    references: tuple[Path, ...], low_pass: float | None, max_candidates: int | None,
-    angular_step: float, output: Path, workers: int | None, as_json: bool, overwrite: bool,
-    **settings: Any,
+    references: tuple[Path, ...], mask: Path | None, low_pass: float | None,
+    max_candidates: int | None, angular_step: float, output: Path, workers: int | None,
+    as_json: bool, overwrite: bool, **settings: Any,
 ) -> None:
     """Average (K = 1) or classify and average the subtomograms of a STAR file with FAML.
 
@@ -152,6 +160,9 @@ def classify(
 
     log_likelihood in history.csv and rlnLogLikeliContribution are in enhanced mode log ratios of
     the evidence to that of pure noise: at 0 or less a particle supports no structure.
+
+    With --symmetry, references lie in the group's frame. Without references, enhanced mode finds
+    the symmetry axes once orientations are known, and turns each class into the frame.
     """
     _refuse_other_mode(click.get_current_context(), mode)
     if references and len(references) != n_classes:
@@ -161,7 +172,12 @@ def classify(
         low_pass_angst=low_pass, angular_step_deg=angular_step,
         max_candidates=candidates_kept(max_candidates, settings["search"]), **settings,
     )
-    run = Run("classify", output, _settings(config), [particles, *references], overwrite)
+    if mode == "paper" and config.symmetry != "C1" and not references:
+        raise ValueError(
+            f"--symmetry {config.symmetry} with --mode paper needs a --reference in the group's "
+            "frame: give one for each class, or use --mode enhanced, which finds the axes")
+    inputs = [particles, *references, *([mask] if mask else [])]
+    run = Run("classify", output, {**_settings(config), "mask": mask}, inputs, overwrite)
     if overwrite:
         checkpoint.remove_all(output)
     _reopen_unless_done(run, config.n_iterations)
@@ -170,7 +186,8 @@ def classify(
         table = read_particles(particles)
         source = open_source(table)
         config.check_size(len(source))
-        return _classify(table, source, config, run, references, n_workers(workers))
+        engine = _Engine(source, config, n_workers(workers), load_mask(source, mask))
+        return _classify(table, engine, run, references)
 
     run_once(run, work, as_json)
 
@@ -208,11 +225,38 @@ def _reopen_unless_done(run: Run, n_iterations: int) -> None:
         run.reopen()
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Engine:
+    """What iterations need, in either mode."""
+
+    source: FileSource
+    config: FamlConfig
+    workers: int
+    mask: FloatArray | None
+
+    def iterations(
+        self, state: ModelState | None, previous: Assignments | None, maps: list[FloatArray]
+    ) -> Iterator[IterationResult]:
+        """The iterations from a checkpoint's state, from maps, or from nothing."""
+        source, config, mask = self.source, self.config, self.mask
+        executor, on_progress = executor_of(self.workers), progress_callback("particles")
+        if config.mode == "paper":
+            if maps:
+                state = faml.state_from_references(source, np.stack(maps), config)
+            yield from faml.run(source, config, executor, state, previous, on_progress, mask)
+            return
+        if not (state is None or isinstance(state, EnhancedState)):
+            raise ValueError("enhanced mode cannot go on from a state of paper mode")
+        yield from enhanced.run(
+            source, config, executor, state, previous, on_progress,
+            np.stack(maps) if maps else None, mask)
+
+
 def _classify(
-    table: ParticleTable, source: FileSource, config: FamlConfig, run: Run,
-    references: tuple[Path, ...], workers: int,
+    table: ParticleTable, engine: _Engine, run: Run, references: tuple[Path, ...]
 ) -> dict[str, Any]:
     """Run or continue, leave a checkpoint after every iteration, and write the outputs."""
+    source, config = engine.source, engine.config
     state: ModelState | None = None
     previous, history = None, []
     found = checkpoint.newest(run.output)
@@ -221,7 +265,7 @@ def _classify(
         state, previous, history = loaded.state, loaded.assignments, loaded.history
         logger.info("continuing after iteration %d of %s", state.iteration, run.output)
     maps = [in_box_of(source, path) for path in references] if found is None else []
-    for result in _iterations(source, config, workers, state, previous, maps):
+    for result in engine.iterations(state, previous, maps):
         history = [*history, _history_row(result, source, config)]
         checkpoint.save(run.output, result, history, run.settings, source.voxel_size_angst)
         _write_history(run.output, history)
@@ -229,23 +273,6 @@ def _classify(
     if state is None or previous is None:
         raise ValueError("no iteration was asked for")
     return _write_classes(table, source, config, state, previous, history, run)
-
-
-def _iterations(
-    source: FileSource, config: FamlConfig, workers: int, state: ModelState | None,
-    previous: Assignments | None, maps: list[FloatArray],
-) -> Iterator[IterationResult]:
-    """The iterations of a mode, from a checkpoint's state, from maps, or from nothing."""
-    executor, on_progress = executor_of(workers), progress_callback("particles")
-    if config.mode == "paper":
-        if maps:
-            state = faml.state_from_references(source, np.stack(maps), config)
-        yield from faml.run(source, config, executor, state, previous, on_progress)
-        return
-    if not (state is None or isinstance(state, EnhancedState)):
-        raise ValueError("enhanced mode cannot go on from a state of paper mode")
-    yield from enhanced.run(
-        source, config, executor, state, previous, on_progress, np.stack(maps) if maps else None)
 
 
 # ------------------------------------------------------------------------------------- outputs
@@ -325,7 +352,9 @@ def _write_classes(
     if isinstance(state, EnhancedState):
         result |= {"converged": state.is_converged, "n_effective": state.n_effective,
                    "log_evidence_per_particle": float(assignments.log_likelihood.mean())}
-    result |= {"warnings": _warnings(state, assignments), "output": run.output}
+        if config.symmetry != "C1":
+            result |= {"symmetry_imposed": state.in_frame, "symmetry_score": state.symmetry_score}
+    result |= {"warnings": _warnings(state, assignments, config), "output": run.output}
     classification_report(
         run.output / "report.html", state.averages, counts, pd.DataFrame(history),
         assignments.poses, source.voxel_size_angst, run.settings, plain(result), curves,
@@ -347,7 +376,9 @@ def _write_halves(
     return {name: (frequency, curve) for name, curve in curves.items()}
 
 
-def _warnings(state: ModelState, assignments: Assignments) -> list[str]:
+def _warnings(
+    state: ModelState, assignments: Assignments, config: FamlConfig
+) -> list[str]:
     """What a user must know about a result."""
     n_particles = len(assignments.class_index)
     warnings = [
@@ -365,4 +396,12 @@ def _warnings(state: ModelState, assignments: Assignments) -> list[str]:
         warnings.append(
             f"orientations are not determined: {state.n_effective:.0f} poses share a particle's "
             "posterior; use more iterations or more particles, and distrust the average")
+    if not state.in_frame:
+        warnings.append(
+            f"symmetry {config.symmetry} was not imposed: orientations are not known well enough "
+            "yet; use more iterations, or a --reference")
+    elif state.symmetry_score < WEAK_SYMMETRY:
+        warnings.append(
+            f"the average found without symmetry hardly shows {config.symmetry} (correlation with "
+            f"its turned copies {state.symmetry_score:.2f}): compare with --symmetry C1")
     return warnings
