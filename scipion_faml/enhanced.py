@@ -611,8 +611,9 @@ def state_from_references(bench: Workbench, maps: FloatArray) -> EnhancedState:
 
 
 def _mean_power(bench: Workbench) -> tuple[FloatArray, FloatArray]:
-    """Mean power of a measured sample on shells 1..max_radius, and how many were measured."""
-    n, n_shells = bench.source.n, bench.max_radius
+    """Mean power of a measured sample on shells from 1, and how many were measured."""
+    n = bench.source.n
+    n_shells = min(bench.max_radius, n // 2 - 1)  # what `shell_sums` has in an odd box too
     power, n_observed = np.zeros(n_shells), np.zeros(n_shells)
     for i in range(min(len(bench.source), MAX_SCALED)):
         particle = bench.source[i]
