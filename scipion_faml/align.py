@@ -22,8 +22,8 @@ from scipion_faml.fourier import (
     SampleSet,
     sample_runs,
     spectrum,
+    turnable_in_ball,
     turnable_spectrum,
-    volume_from_spectrum,
 )
 from scipion_faml.geometry import (
     RigidTransforms,
@@ -40,7 +40,6 @@ from scipion_faml.harmonics import (
     rotational_correlation,
 )
 from scipion_faml.types import BoolArray, ComplexArray, FloatArray, IntArray
-from scipion_faml.volume import inscribed_sphere
 
 IDENTITY = np.eye(3)
 MAX_CACHED_DENOMINATORS = 32
@@ -79,8 +78,7 @@ class PreparedWedge:
     def turnable(self) -> ComplexArray:
         """Spectrum of the wedge within the inscribed ball, (2K + 1, 2K + 1, K + 1) complex64."""
         n = self.samples.n
-        window = volume_from_spectrum(self.weight.astype(np.complex64), n) * inscribed_sphere(n)
-        return turnable_spectrum(window, self.samples.radius)
+        return turnable_in_ball(self.weight.astype(np.complex64), n, self.samples.radius)
 
     @cached_property
     def coefficients(self) -> Coefficients:
@@ -188,8 +186,8 @@ def observe(volume: FloatArray, wedge: PreparedWedge, index: int = 0) -> Observa
         raise ValueError(f"a volume of shape {volume.shape} does not fit a box of {n}")
     half = spectrum(volume)
     values = np.asarray(wedge.samples.take(half), dtype=np.complex64)
-    measured = volume_from_spectrum(half * wedge.weight, n)
-    turnable = turnable_spectrum(measured * inscribed_sphere(n), wedge.samples.radius)
+    half *= wedge.weight
+    turnable = turnable_in_ball(half, n, wedge.samples.radius)
     return Observation(index, wedge, values, turnable)
 
 

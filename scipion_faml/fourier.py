@@ -1,20 +1,23 @@
 """Spectra: the half of the Fourier samples that a real volume needs, and what lives on them.
 
 `spectrum` = rfftn(ifftshift(volume)): DC at index 0, (n, n, n // 2 + 1), index order [kz, ky, kx].
+Transforms are ducc0's, on one thread: the work is parallel over particles.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TypeVar
 
+import ducc0
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
 from scipion_faml.types import ComplexArray, FloatArray, IntArray
-from scipion_faml.volume import crop_or_pad
+from scipion_faml.volume import crop_or_pad, inscribed_sphere
 
 Values = TypeVar("Values", bound=np.generic)
 
@@ -22,15 +25,57 @@ OVERSAMPLING = 2  # padding before interpolation in Fourier space
 SLAB_SAMPLES = 2**15  # complex64 samples that a core's second-level cache holds
 
 
+def real_fft(
+    values: FloatArray, axes: Sequence[int] | None = None, out: ComplexArray | None = None
+) -> ComplexArray:
+    """Return the FFT of real values along `axes` (all); of the last of them only k >= 0."""
+    if values.dtype not in (np.float32, np.float64):
+        values = values.astype(np.float64)
+    half: ComplexArray = ducc0.fft.r2c(values, axes=axes, out=out, nthreads=1)
+    return half
+
+
+def inverse_real_fft(
+    half: ComplexArray, n: int, axes: Sequence[int] | None = None, is_sum: bool = False,
+    may_overwrite: bool = False,
+) -> FloatArray:
+    """Return the inverse of `real_fft`: n values along the last of `axes` (all).
+
+    Parameters
+    ----------
+    is_sum : not divided by the number of values
+    may_overwrite : `half` is not needed any more: faster
+    """
+    values: FloatArray = ducc0.fft.c2r(
+        half, axes=axes, lastsize=n, forward=False, inorm=0 if is_sum else 2, nthreads=1,
+        allow_overwriting_input=may_overwrite and half.flags.writeable,
+    )
+    return values
+
+
+def complex_fft(
+    values: ComplexArray, axes: Sequence[int] | None = None, out: ComplexArray | None = None,
+    is_inverse: bool = False, is_sum: bool = False,
+) -> ComplexArray:
+    """Return the FFT of values along `axes` (all), or its inverse, into `out` if given.
+
+    `out` may be `values` itself. An inverse that `is_sum` is not divided by the number of values.
+    """
+    transformed: ComplexArray = ducc0.fft.c2c(
+        values, axes=axes, forward=not is_inverse, inorm=2 if is_inverse and not is_sum else 0,
+        out=out, nthreads=1,
+    )
+    return transformed
+
+
 def spectrum(volume: FloatArray) -> ComplexArray:
     """Return rfftn(ifftshift(volume)), (n, n, n // 2 + 1) complex64 (complex128 for float64)."""
-    half: ComplexArray = fft.rfftn(fft.ifftshift(volume))
-    return half
+    return real_fft(fft.ifftshift(volume))
 
 
 def volume_from_spectrum(half: ComplexArray, n: int) -> FloatArray:
     """Return the real volume (n, n, n) of a spectrum (n, n, n // 2 + 1)."""
-    volume: FloatArray = fft.fftshift(fft.irfftn(half, (n, n, n)))
+    volume: FloatArray = fft.fftshift(inverse_real_fft(half, n))
     return volume
 
 
@@ -98,9 +143,9 @@ def low_pass(volume: FloatArray, voxel_size_angst: float, cutoff_angst: float) -
 def resample(volume: FloatArray, n_new: int) -> FloatArray:
     """Return `volume` on n_new^3 voxels of the same field of view: spectrum cropped or padded."""
     n = volume.shape[0]
-    full = fft.fftshift(fft.fftn(fft.ifftshift(volume)))
+    full = fft.fftshift(complex_fft(fft.ifftshift(volume)))
     small = crop_or_pad(full, (n_new, n_new, n_new))
-    resampled = fft.fftshift(fft.ifftn(fft.ifftshift(small))).real
+    resampled = fft.fftshift(complex_fft(fft.ifftshift(small), is_inverse=True)).real
     return (resampled * (n_new / n) ** 3).astype(np.float32)
 
 
@@ -229,65 +274,95 @@ def turnable_spectrum(volume: FloatArray, radius: float) -> ComplexArray:
     return _turnable(fft.ifftshift(volume * _interpolation_correction(n)), radius)
 
 
+def turnable_in_ball(half: ComplexArray, n: int, radius: float) -> ComplexArray:
+    """Return `turnable_spectrum` of what a spectrum holds in the inscribed ball; `half` is lost."""
+    wrapped = inverse_real_fft(half, n, may_overwrite=True)
+    wrapped *= _corrected_ball(n)
+    return _turnable(wrapped, radius)
+
+
+def ball_spectrum(half: ComplexArray, n: int) -> ComplexArray:
+    """Return the spectrum of what a spectrum holds in the inscribed ball; `half` is lost."""
+    wrapped = inverse_real_fft(half, n, may_overwrite=True)
+    wrapped *= _wrapped_ball(n)
+    return real_fft(wrapped)
+
+
+@lru_cache(maxsize=4)
+def _wrapped_ball(n: int) -> FloatArray:
+    """The inscribed ball, its centre at voxel 0."""
+    ball: FloatArray = fft.ifftshift(inscribed_sphere(n))
+    return ball
+
+
+@lru_cache(maxsize=4)
+def _corrected_ball(n: int) -> FloatArray:
+    """The inscribed ball times the correction for interpolation, its centre at voxel 0."""
+    ball: FloatArray = fft.ifftshift(inscribed_sphere(n) * _interpolation_correction(n))
+    return ball
+
+
 def _turnable(wrapped: FloatArray, radius: float) -> ComplexArray:
     """Zero-padded FFT of a corrected volume with its centre at voxel 0, axis by axis.
 
-    Rows that hold only zeros, or frequencies beyond the table, are never transformed. Slabs that
-    fit a core's cache are, one after the other: for large boxes memory is the bound.
+    Frequencies beyond the table are never transformed. Slabs that fit a core's cache are, one after
+    the other: for large boxes memory is the bound.
     """
     n, limit = wrapped.shape[0], int(OVERSAMPLING * radius) + 1
-    slab = max(1, SLAB_SAMPLES // (OVERSAMPLING * n * (limit + 1)))
-    planes = np.empty((n, 2 * limit + 1, limit + 1), dtype=np.complex64)
-    for start in range(0, n, slab):
-        part = _padded_middle(wrapped[start : start + slab].astype(np.float32, copy=False), 2)
-        rows = fft.rfft(part, overwrite_x=True)[..., : limit + 1]
-        planes[start : start + slab] = _from_minus_limit(rows, 1, n, limit)
+    side, n_positive = 2 * limit + 1, (n + 1) // 2
+    slab = max(1, SLAB_SAMPLES // (n * (limit + 1)))
     # Not np.zeros: only np.empty asks for large pages, which matter where a table is turned.
-    table = np.empty((2 * limit + 1, 2 * limit + 1, limit + 1), dtype=np.complex64)
-    for start in range(0, 2 * limit + 1, slab):
-        stop = min(start + slab, 2 * limit + 1)
+    planes = np.empty((n, side, limit + 1), dtype=np.complex64)
+    padded = np.zeros((slab, n, OVERSAMPLING * n), dtype=np.float32)
+    rows = np.empty((slab, n, n + 1), dtype=np.complex64)
+    for start in range(0, n, slab):
+        here = slice(0, min(slab, n - start))
+        part = wrapped[start : start + slab]
+        padded[here, :, :n_positive] = part[..., :n_positive]
+        padded[here, :, -(n // 2) :] = part[..., n_positive:]
+        real_fft(padded[here], (2,), rows[here])
+        _from_minus_limit(rows[here, :, : limit + 1], 1, planes[start : start + slab])
+    table = np.empty((side, side, limit + 1), dtype=np.complex64)
+    for start in range(0, side, slab):
+        stop = min(start + slab, side)
         # No turned sample touches columns beyond the sphere: they stay 0.
         nearest = max(0, max(start - limit, limit + 1 - stop) - 1)
         width = min(limit + 1, int(np.sqrt(limit**2 - nearest**2)) + 2)
-        table[:, start:stop, :width] = _from_minus_limit(
-            planes[:, start:stop, :width], 0, n, limit
-        )
+        _from_minus_limit(planes[:, start:stop, :width], 0, table[:, start:stop, :width])
         table[:, start:stop, width:] = 0
     return table
 
 
-def _padded_middle(values: NDArray[Values], axis: int) -> NDArray[Values]:
-    """Wrapped values of twice the length along `axis`: zeros between both halves."""
-    n = values.shape[axis]
-    shape = list(values.shape)
-    shape[axis] = OVERSAMPLING * n
-    out = np.zeros(shape, dtype=values.dtype)
-    n_positive = (n + 1) // 2
-    before = (slice(None),) * axis
-    out[(*before, slice(n_positive))] = values[(*before, slice(n_positive))]
-    out[(*before, slice(shape[axis] - n // 2, None))] = values[(*before, slice(n_positive, None))]
-    return out
-
-
 @lru_cache(maxsize=16)
-def _ramp_to_minus_limit(n: int, limit: int) -> ComplexArray:
-    """A factor in real space that moves the frequency -limit to index 0 (no reordering later)."""
+def _ramps(n: int, limit: int) -> tuple[ComplexArray, ComplexArray]:
+    """Factors in real space that move the frequencies -limit and 1 - limit of 2n to index 0."""
     position = np.arange(n)
     position[(n + 1) // 2 :] -= n
-    ramp: ComplexArray = np.exp(2j * np.pi * limit * position / (OVERSAMPLING * n))
-    return ramp.astype(np.complex64)
+    angle = np.outer([limit, limit - 1], position) * (2 * np.pi / (OVERSAMPLING * n))
+    first, second = np.exp(1j * angle).astype(np.complex64)
+    return first, second
 
 
-def _from_minus_limit(values: ComplexArray, axis: int, n: int, limit: int) -> ComplexArray:
-    """FFT of twice the length along an axis of wrapped values, at frequencies -limit..limit."""
+def _from_minus_limit(values: ComplexArray, axis: int, out: ComplexArray) -> None:
+    """FFT along an axis of n wrapped values as if zero-padded to 2n: frequencies -limit..limit.
+
+    Every second frequency is one of an FFT of n values; a ramp gives those between.
+    """
+    n, side = values.shape[axis], out.shape[axis]
     shape = [1, 1, 1]
     shape[axis] = n
-    padded = _padded_middle(values * _ramp_to_minus_limit(n, limit).reshape(shape), axis)
-    transformed = fft.fft(padded, axis=axis, overwrite_x=True)
-    wanted = 2 * limit + 1
-    if wanted > OVERSAMPLING * n:  # an odd box: both ends are the same frequency
-        return np.take(transformed, np.arange(wanted), axis=axis, mode="wrap")
-    return transformed[(slice(None),) * axis + (slice(wanted),)]
+    before = (slice(None),) * axis
+    for parity, ramp in enumerate(_ramps(n, side // 2)):
+        moved = values * ramp.reshape(shape)
+        target = out[(*before, slice(parity, OVERSAMPLING * n, 2))]
+        if target.shape == moved.shape:
+            complex_fft(moved, (axis,), target)
+        else:
+            complex_fft(moved, (axis,), moved)
+            target[...] = moved[(*before, slice(target.shape[axis]))]
+    if side > OVERSAMPLING * n:  # an odd box: both ends are the same frequency
+        ends = np.moveaxis(out, axis, 0)
+        ends[-1] = ends[0]
 
 
 def volume_from_table(table: ComplexArray, n: int) -> FloatArray:
@@ -304,6 +379,6 @@ def volume_from_table(table: ComplexArray, n: int) -> FloatArray:
     rows = k[inside] % padded
     columns = min(limit, (padded - 1) // 2) + 1
     half[np.ix_(rows, rows, np.arange(columns))] = table[np.ix_(inside, inside, np.arange(columns))]
-    volume = fft.fftshift(fft.irfftn(half, (padded,) * 3, norm="forward"))
+    volume = fft.fftshift(inverse_real_fft(half, padded, is_sum=True, may_overwrite=True))
     cropped = crop_or_pad(volume, (n, n, n)) * (_interpolation_correction(n) / n**3)
     return np.asarray(cropped, dtype=np.float32)

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
-from scipy import fft
 from scipy.special import roots_legendre
 
 from scipion_faml.cython_ext import _so3
+from scipion_faml.fourier import inverse_real_fft, real_fft
 from scipion_faml.types import ComplexArray, FloatArray, IntArray
 
 
@@ -174,7 +174,7 @@ def harmonic_coefficients(values: FloatArray, plan: ShellPlan) -> Coefficients:
     list of (n_shells, 2l + 1) complex64, one for each even l
     """
     rings = values.reshape(plan.n_shells, plan.n_rings, plan.n_points)
-    orders = fft.rfft(rings, axis=-1)[:, :, : plan.bandwidth]  # (S, T, m >= 0)
+    orders = real_fft(rings, (2,))[:, :, : plan.bandwidth]  # (S, T, m >= 0)
     # (m, l, T) @ (m, T, re and im of S): a small real matrix product for every order.
     by_ring = np.ascontiguousarray(orders.transpose(2, 1, 0))
     by_order = np.matmul(plan.legendre, by_ring.view(np.float32)).view(np.complex64)
@@ -205,10 +205,7 @@ def rotational_correlation(p: Coefficients, q: Coefficients, plan: ShellPlan) ->
     b = plan.bandwidth
     series = np.empty((b + 1, 2 * b, b + 1), dtype=np.complex64)
     _so3.sum_degrees(np.concatenate(blocks), plan.wigner, plan.degrees, series)
-    correlation: FloatArray = fft.irfftn(
-        series, (2 * b, 2 * b), axes=(1, 0), norm="forward", overwrite_x=True
-    )
-    return correlation
+    return inverse_real_fft(series, 2 * b, (1, 0), is_sum=True, may_overwrite=True)
 
 
 def grid_euler_zyz(position: FloatArray, plan: ShellPlan) -> FloatArray:

@@ -20,6 +20,7 @@ from scipion_faml.fourier import (
     OVERSAMPLING,
     SampleSet,
     Values,
+    ball_spectrum,
     sample_set,
     spectrum,
     turnable_spectrum,
@@ -27,7 +28,6 @@ from scipion_faml.fourier import (
 )
 from scipion_faml.regularise import sums_over_shells
 from scipion_faml.types import ComplexArray, FloatArray, IntArray
-from scipion_faml.volume import inscribed_sphere
 
 MAX_CACHED_WEDGES = 32
 
@@ -166,8 +166,7 @@ class WorkingBox:
 
     def _windowed(self, half: ComplexArray) -> ComplexArray:
         """Turnable spectrum of what lies in the inscribed ball of the full box."""
-        ball = volume_from_spectrum(half, self.n_full) * inscribed_sphere(self.n_full)
-        inside = crop_half(spectrum(ball.astype(np.float32, copy=False)), self.n)
+        inside = crop_half(ball_spectrum(half, self.n_full), self.n)
         return turnable_spectrum(volume_from_spectrum(inside, self.n), self.radius)
 
     def enlarged(self, values: ComplexArray) -> FloatArray:

@@ -14,6 +14,7 @@ import numpy as np
 from scipy import fft
 from scipy.special import roots_legendre
 
+from scipion_faml.fourier import complex_fft
 from scipion_faml.harmonics import legendre_table
 from scipion_faml.types import ComplexArray, FloatArray
 
@@ -56,7 +57,7 @@ class ShellSampling:
         values : (..., n_shells, T, P) complex64
         """
         b = self.bandwidth
-        orders = fft.fft(values, axis=-1)
+        orders = complex_fft(values, (-1,))
         positive = orders[..., :b]
         mirrored = np.empty_like(positive)  # F_{-m}, conjugated
         mirrored[..., 0] = orders[..., 0].conj()
@@ -88,8 +89,7 @@ class ShellSampling:
         orders = np.zeros((*lead, self.n_rings, self.n_points), dtype=np.complex64)
         orders[..., :b] = even + odd
         orders[..., : -b : -1] = (even - odd)[..., 1:].conj()
-        values: ComplexArray = fft.ifft(orders, axis=-1, norm="forward")
-        return values
+        return complex_fft(orders, (-1,), is_inverse=True, is_sum=True)
 
 
 def _as_columns(values: ComplexArray) -> FloatArray:

@@ -6,7 +6,7 @@ import oracles
 import pytest
 from phantoms import blobs, particles
 
-from scipion_faml import align, em, fourier
+from scipion_faml import em, fourier
 from scipion_faml.align import Candidates, observe, prepare_reference, prepare_wedge, score_pose
 from scipion_faml.em import (
     Assignment,
@@ -42,11 +42,11 @@ QUARTER_TURNS = [
 @pytest.fixture
 def exact_turns(monkeypatch):
     """Without its real-space windows a turn by multiples of 90 deg only permutes samples."""
-    for module in (align, em):
-        monkeypatch.setattr(module, "inscribed_sphere", lambda n: np.ones((n, n, n), np.float32))
-    monkeypatch.setattr(
-        fourier, "_interpolation_correction", lambda n: np.ones((n, n, n), np.float32)
-    )
+    for module, name in (
+        (em, "inscribed_sphere"), (fourier, "_corrected_ball"),
+        (fourier, "_interpolation_correction"),
+    ):
+        monkeypatch.setattr(module, name, lambda n: np.ones((n, n, n), np.float32))
 
 
 def candidates_at(observation, references, rotations, shifts):

@@ -13,7 +13,7 @@ from oracles_gauss import Blobs, random_weight
 from oracles_harmonics import sphere
 from scipy.stats import multivariate_normal
 
-from scipion_faml import align, em, fourier
+from scipion_faml import em, fourier
 from scipion_faml.align import (
     Candidates,
     gather,
@@ -54,10 +54,11 @@ WEDGES = pytest.mark.parametrize("kind", ["one", "several", "arbitrary"])
 @pytest.fixture(autouse=True)
 def exact_turns(monkeypatch):
     """Without its real-space windows a turn by multiples of 90 deg only permutes samples."""
-    for module in (align, em):
-        monkeypatch.setattr(module, "inscribed_sphere", lambda n: np.ones((n, n, n), np.float32))
-    monkeypatch.setattr(
-        fourier, "_interpolation_correction", lambda n: np.ones((n, n, n), np.float32))
+    for module, name in (
+        (em, "inscribed_sphere"), (fourier, "_corrected_ball"),
+        (fourier, "_interpolation_correction"),
+    ):
+        monkeypatch.setattr(module, name, lambda n: np.ones((n, n, n), np.float32))
 
 
 @dataclass
