@@ -58,7 +58,7 @@ def test_convergence_is_the_first_iteration_after_which_nothing_leaves_the_band(
     convergence = bench("versus_relion").convergence
     scores = [0.2, 0.9, 0.5, 0.897, 0.9]
     assert convergence(scores, [90, 1, 1, 1, 0]) == 4
-    assert convergence(scores, [90, 1, 1, 30, 0]) == 5
+    assert convergence(scores, [90, 1, 1, 40, 0]) == 5
     assert convergence([0.9], [0.0]) == 1
 
 
