@@ -35,7 +35,7 @@ from scipion_faml.volume import soft_sphere  # noqa: E402
 VARIANTS: dict[str, dict[str, Any]] = {
     "enhanced": {},
     "references of all particles (--folds 1)": {"n_folds": 1},
-    "two folds": {"n_folds": 2},
+    "four folds": {"n_folds": 4},
     "one noise variance (--noise white)": {"noise": "white"},
     "no Wiener prior (--no-regularise)": {"regularise": False},
     "peaks without their spread (--no-spread)": {"spread": False},

@@ -80,6 +80,9 @@ class FamlConfig:
         for name, least in (("start_radius", 2), ("dense_bandwidth", 8)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {least}")
+        if self.n_folds in (2, 3):
+            # Halves that are aligned to each other only, in turn, drift apart.
+            raise ValueError(f"n_folds is {self.n_folds}: choose 1 (leave out nothing), or 4 and more")
         symmetry_rotations(self.symmetry)  # raises where the group is not known
 
     def check_size(self, n_particles: int) -> None:
