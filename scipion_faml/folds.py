@@ -21,6 +21,7 @@ from scipion_faml.regularise import (
 from scipion_faml.types import ComplexArray, FloatArray, IntArray
 
 SMALLEST_WEIGHT = 1.0  # particles: a class below keeps its references
+SMALLEST_OTHERS = 0.5  # particles of other folds: a fold with less keeps its reference
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,9 +102,12 @@ def fold_averages(
             halves[h, k] = wiener_average(
                 half_signal[h, k], half_coverage[h, k], 0.5 * prior, samples)
         averages[k] = wiener_average(signal, coverage, prior, samples)
-        kept = sums.weight[:, k].sum() >= SMALLEST_WEIGHT
+        weight = float(sums.weight[:, k].sum())
+        kept = weight >= SMALLEST_WEIGHT
         for f in range(n_folds):
-            if kept:
+            # A class of one fold's particles alone would leave that fold a reference of nothing.
+            others = weight - float(sums.weight[f, k]) if leave_out else weight
+            if kept and others >= SMALLEST_OTHERS:
                 own = (sums.signal[f, k], sums.coverage[f, k]) if leave_out else (0.0, 0.0)
                 references[f, k] = wiener_average(
                     signal - own[0], coverage - own[1], prior, samples)

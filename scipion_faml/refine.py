@@ -122,11 +122,12 @@ def distinct(peaks: Peaks, min_turn_deg: float, min_move: float, n_best: int) ->
 def log_evidence(peaks: Peaks, zeta: float) -> FloatArray:
     """Return the log of what each peak adds to the integral over poses, (M,).
 
-    Rotations are uniform over 8 pi^2 rad^3; shifts Gaussian of width zeta.
+    Rotations are uniform over 8 pi^2 rad^3; shifts Gaussian of width zeta. A peak stands for all
+    poses at most, however flat it is (a reference of nothing has no curvature).
     """
     normalisation = LOG_ROTATIONS + 1.5 * np.log(2.0 * np.pi * zeta**2)
     log_volume = 3.0 * np.log(2.0 * np.pi) - 0.5 * np.linalg.slogdet(peaks.curvature)[1]
-    evidence: FloatArray = peaks.log_likelihood + log_volume - normalisation
+    evidence: FloatArray = peaks.log_likelihood + np.minimum(log_volume - normalisation, 0.0)
     return evidence
 
 

@@ -48,3 +48,19 @@ def test_classes_keep_the_order_of_their_maps():
     # A start from a map keeps the map's frame too.
     angle = rotation_angle_deg(last.assignments.poses.rotation, poses.rotation)
     assert np.median(angle) < 8.0
+
+
+def test_a_class_of_one_particle_leaves_numbers_finite():
+    # Its fold's reference would be made of nothing: it keeps the one before.
+    maps = [blobs(16, 0, width=0.08), blobs(16, 1, width=0.08)]
+    source, _, _ = particles([maps[0]], 10, snr=4.0, max_shift=1.0)
+    one, _, _ = particles([maps[1]], 1, snr=4.0, max_shift=1.0, seed=7)
+    volumes = np.concatenate([source.volumes, one.volumes])
+    whole = type(source)(volumes, source.wedges, source.voxel_size_angst)
+    config = FamlConfig(mode="enhanced", n_iterations=5, n_classes=2, dense_bandwidth=8,
+                        max_shift=1.0)
+    for result in enhanced.run(whole, config, references=np.stack(maps)):
+        state = result.state
+        assert np.isfinite(state.references).all() and np.isfinite(state.noise).all()
+        assert np.isfinite(result.log_likelihood)
+        assert np.abs(state.references).sum(axis=2).min() > 0
