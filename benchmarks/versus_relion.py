@@ -41,7 +41,13 @@ from scipion_faml.cli.common import plain  # noqa: E402
 from scipion_faml.em import observed_average, volume_at_samples  # noqa: E402
 from scipion_faml.evaluation.classes import compare_classes  # noqa: E402
 from scipion_faml.evaluation.poses import pose_errors, summarise  # noqa: E402
-from scipion_faml.evaluation.similarity import HANDS, Similarity, similarity  # noqa: E402
+from scipion_faml.evaluation.similarity import (  # noqa: E402
+    HANDS,
+    Similarity,
+    masked_correlation,
+    similarity,
+)
+from scipion_faml.evaluation.superposition import move_map  # noqa: E402
 from scipion_faml.fourier import sample_set, shell_sums, spectrum  # noqa: E402
 from scipion_faml.geometry import rotation_angle_deg  # noqa: E402
 from scipion_faml.io import ArraySource, replacing  # noqa: E402
@@ -111,13 +117,31 @@ def partners(answer: Answer, truth: Truth) -> list[int | None]:
     return [int(agreement.assigned_labels[p]) if p >= 0 else None for p in agreement.partner]
 
 
-def mean_score(answer: Answer, truth: Truth) -> float:
-    """Return the masked correlation of the averages with the true maps, mean over true classes."""
-    scores = [
-        0.0 if k is None else similarity(answer.averages[k], true_map).masked_correlation
-        for k, true_map in zip(partners(answer, truth), truth.maps, strict=True)
+def scores_of(answers: Sequence[Answer], truth: Truth) -> list[float]:
+    """Return the masked correlation of every answer's averages with the true maps, mean over maps.
+
+    Averages that lie as the last ones do are not searched for again.
+    """
+    last = [
+        None if k is None else similarity(answers[-1].averages[k], true_map)
+        for k, true_map in zip(partners(answers[-1], truth), truth.maps, strict=True)
     ]
-    return float(np.mean(scores))
+    return [
+        float(np.mean([
+            0.0 if k is None else _score(answer.averages[k], true_map, final)
+            for k, true_map, final in zip(partners(answer, truth), truth.maps, last, strict=True)
+        ]))
+        for answer in answers
+    ]
+
+
+def _score(average: FloatArray, true_map: FloatArray, final: Similarity | None) -> float:
+    """Masked correlation after superposition, which is first tried as the last iteration's."""
+    if final is not None:
+        there = masked_correlation(move_map(average, final.pose), true_map)
+        if abs(there - final.masked_correlation) <= SCORE_TOLERANCE:
+            return there
+    return similarity(average, true_map).masked_correlation
 
 
 def judge_averages(averages: Sequence[FloatArray | None], truth: Truth) -> dict[str, Any]:
@@ -201,9 +225,8 @@ def judge_outcome(outcome: Outcome, truth: Truth) -> dict[str, Any]:
     if not n:
         return times
     answers = [outcome.load(t) for t in range(1, n + 1)]
-    scores = [mean_score(a, truth) for a in answers]
     return {
-        **times, "scores": scores, "pose_changes_deg": pose_changes_deg(answers),
+        **times, "scores": scores_of(answers, truth), "pose_changes_deg": pose_changes_deg(answers),
         **judge_answer(answers[-1], truth),
     }
 
