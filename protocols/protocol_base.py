@@ -270,6 +270,14 @@ def add_tilt_range(form):
     line.addParam("tiltMax", params.FloatParam, allowsNull=True, label="largest")
 
 
+def add_mask(form, note=""):
+    """Row of a mask that multiplies averages."""
+    form.addParam(
+        "inputMask", params.PointerParam, allowsNull=True, expertLevel=params.LEVEL_ADVANCED,
+        pointerClass="VolumeMask, Volume, SubTomogram", label="Mask",
+        help=f"Optional map from 0 to 1 that multiplies the averages, not their halves. {note}")
+
+
 def words_of(text):
     """Return the comma-separated words of a form row."""
     return [word.strip() for word in (text or "").split(",") if word.strip()]

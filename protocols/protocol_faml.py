@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import enum
+import json
 from pathlib import Path
 
 from pwem.objects import SetOfFSCs
@@ -18,13 +19,17 @@ from tomo.objects import (
 
 from scipion_faml import convert
 from scipion_faml.io import read_particles, write_particles
+from scipion_faml.symmetry import symmetry_rotations
 
-from .protocol_base import ProtFamlBase, add_tilt_range
+from .protocol_base import ProtFamlBase, add_mask, add_tilt_range
 
 # In the order of the choices in the forms; saved projects store the position.
+MODES = ["enhanced", "paper"]
+NOISES = ["shells", "white"]
 METHODS = ["faml", "fa"]
 STARTS = ["unturned", "turned"]
 SEARCHES = ["magnitude", "exhaustive"]
+ENHANCED, PAPER = "mode==0", "mode==1"  # conditions of form rows
 SEARCH_LABELS = ["fast rotational matching", "exhaustive (slower)"]
 
 
@@ -34,6 +39,7 @@ class FamlClassifyOutputs(enum.Enum):
     classes = SetOfClassesSubTomograms
     averages = SetOfAverageSubTomograms
     subtomograms = SetOfSubTomograms
+    fscs = SetOfFSCs
 
 
 class FamlAlignOutputs(enum.Enum):
@@ -63,11 +69,11 @@ class _ProtFamlParticles(ProtFamlBase):
             self.inputSubtomograms.get(), self._particleTable(), self.tiltRangeGiven())
         return [self._particleTable()]
 
-    def _averageParticles(self, table, settings):
+    def _averageParticles(self, table, settings, **options):
         """Average particles with known poses, and their halves, into extra/average."""
         averages = self.resultsFolder(settings, "average")
         self.runVerb("average", table, output=averages, overwrite=True,
-                     workers=self.programThreads())
+                     workers=self.programThreads(), **options)
         return [str(averages / "average.mrc")]
 
     def _averageOutputs(self):
@@ -80,6 +86,18 @@ class _ProtFamlParticles(ProtFamlBase):
         for curve in convert.read_fscs(self._getExtraPath("average", "fsc.csv")):
             fscs.append(curve)
         return {"average": average, "fscs": fscs}
+
+    def _maskFile(self):
+        """The mask of the form as an MRC file, or None."""
+        mask = self.inputMask.get()
+        return None if mask is None else convert.mrc_file(
+            mask, self._getExtraPath("input", "mask.mrc"))
+
+    def _checkSymmetry(self, errors):
+        try:
+            symmetry_rotations(self.symmetry.get() or "C1")
+        except ValueError as error:
+            errors.append(f"{error}.")
 
     def _resultTable(self):
         return read_particles(Path(self._getExtraPath("results", "particles.star")))
@@ -96,9 +114,14 @@ class _ProtFamlParticles(ProtFamlBase):
 class ProtFamlClassify(_ProtFamlParticles):
     """Sorts subtomograms into classes and averages each, without a reference.
 
-    Fast rotational matching finds, for every subtomogram and class average, the poses that fit
-    well; an expectation-maximisation weighs them by their likelihood, so a noisy particle
-    contributes with all its plausible poses and classes [Zhao2018]. With one class it averages.
+    An expectation-maximisation weighs, for every subtomogram and class average, poses by their
+    likelihood, so a noisy particle contributes with all its plausible poses and classes
+    [Zhao2018]. With one class it averages.
+
+    Enhanced mode looks at all poses together while they are uncertain, at low resolution first;
+    compares each particle with averages that leave it out; filters averages by what their halves
+    agree on; and stops when nothing changes any more. Paper mode is the published algorithm:
+    fast rotational matching proposes up to 50 poses for each particle and class.
 
     A stopped run continues from its last finished iteration.
     """
@@ -118,41 +141,92 @@ class ProtFamlClassify(_ProtFamlParticles):
             "numberOfClasses", params.IntParam, default=2, validators=[params.GE(1)],
             label="Classes", help="1 averages all particles together.")
         form.addParam(
-            "numberOfIterations", params.IntParam, default=20, validators=[params.GE(1)],
-            label="Iterations", help="More iterations with Continue go on from the last one.")
+            "mode", params.EnumParam, default=0, label="Mode",
+            choices=["enhanced", "paper"],
+            help="Enhanced needs no choices and works at low signal; paper is Zhao et al. 2018 as "
+                 "it was published.")
+        form.addParam(
+            "numberOfIterations", params.IntParam, default=60, validators=[params.GE(1)],
+            label="Iterations (at most)",
+            help="Enhanced mode stops by itself; in paper mode 20 are usual. More iterations with "
+                 "Continue go on from the last one.")
+        form.addParam(
+            "symmetry", params.StringParam, default="C1", label="Symmetry",
+            help="Point group of all classes: C1, C7, D2, T, O, I ... Enhanced mode finds the axes "
+                 "itself and turns the averages: main axis along z, two-folds of Dn along x. "
+                 "Starting averages must lie so already; paper mode needs them.")
         form.addParam(
             "lowPass", params.FloatParam, allowsNull=True, label="Compare up to (Å)",
-            help="Finer detail is ignored, which is faster and steadier: 30 to 40 Å for a first "
-                 "classification. Empty: everything the voxels can hold.")
+            help="Finer detail is ignored, which is faster and, in paper mode, steadier: 30 to "
+                 "40 Å for a first classification. Empty: everything the voxels can hold; enhanced "
+                 "mode finds by itself how far to look.")
         form.addParam(
             "maxShift", params.FloatParam, allowsNull=True, label="Largest shift (voxels)",
             help="How far a particle may lie from the centre of its box. Empty: a sixth of the "
                  "box.")
         form.addParam(
-            "method", params.EnumParam, default=0, expertLevel=params.LEVEL_ADVANCED,
-            choices=["FAML: weigh all plausible poses", "FA: best pose only"], label="Method")
-        form.addParam(
-            "start", params.EnumParam, default=1, expertLevel=params.LEVEL_ADVANCED,
-            choices=["unturned particles", "particles turned at random"], label="Start from",
-            help="The first averages are those of random parts of the set. Unturned (the paper's "
-                 "choice) they share one missing wedge, and particles in random orientations lock "
-                 "onto it.")
-        form.addParam(
             "inputReferences", params.PointerParam, allowsNull=True,
             expertLevel=params.LEVEL_ADVANCED, label="Starting averages",
             pointerClass="SetOfAverageSubTomograms, AverageSubTomogram, SubTomogram, Volume",
             help="Optional: maps to start from instead, one for each class, in their order.")
-        form.addParam(
-            "search", params.EnumParam, default=0, expertLevel=params.LEVEL_ADVANCED,
-            choices=SEARCH_LABELS, label="Search for poses")
-        form.addParam(
-            "bandwidth", params.IntParam, allowsNull=True, expertLevel=params.LEVEL_ADVANCED,
-            label="Bandwidth", help="Of the spherical harmonics; higher values resolve finer "
-                                    "rotations and cost the cube. Empty: from the box, 8 to 32.")
+        add_mask(form, "It lies in the averages' frame: without starting averages only a round "
+                       "mask makes sense, or one that turns with the symmetry.")
+        self._defineEnhanced(form)
+        self._definePaper(form)
         form.addParam("seed", params.IntParam, default=0, expertLevel=params.LEVEL_ADVANCED,
                       label="Random seed")
         add_tilt_range(form)
         form.addParallelSection(threads=4, mpi=0)
+
+    @staticmethod
+    def _defineEnhanced(form):
+        expert = {"expertLevel": params.LEVEL_ADVANCED, "condition": ENHANCED}
+        form.addParam(
+            "folds", params.IntParam, default=10, validators=[params.GE(1)], label="Folds",
+            help="A particle is compared with averages that leave out its own fold: it must not "
+                 "meet its own noise. 1: nothing is left out.", **expert)
+        form.addParam(
+            "noise", params.EnumParam, default=0, label="Noise", **expert,
+            choices=["variance of each Fourier shell", "one variance (white)"])
+        form.addParam(
+            "regularise", params.BooleanParam, default=True, label="Regularise averages?",
+            help="Filter averages by what their halves agree on (Wiener).", **expert)
+        form.addParam(
+            "spread", params.BooleanParam, default=True, label="Spread poses?",
+            help="Average each particle over the posterior around its pose, not at the peak "
+                 "alone.", **expert)
+        form.addParam(
+            "minShiftWidth", params.FloatParam, default=1.0, validators=[params.GT(0)],
+            label="Least width of shifts (voxels)",
+            help="Of the prior of shifts; keeps it from closing in on zero.", **expert)
+        form.addParam(
+            "startShells", params.IntParam, default=5, validators=[params.GE(2)],
+            label="Shells at first",
+            help="Fourier shells (cycles per box) compared in the first iterations.", **expert)
+        form.addParam(
+            "denseBandwidth", params.IntParam, default=24,
+            validators=[params.Range(8, 64, "8 to 64")], label="Bandwidth of all poses",
+            help="Highest bandwidth at which all rotations are looked at together; time grows with "
+                 "its fourth power.", **expert)
+
+    @staticmethod
+    def _definePaper(form):
+        expert = {"expertLevel": params.LEVEL_ADVANCED, "condition": PAPER}
+        form.addParam(
+            "method", params.EnumParam, default=0, label="Method", **expert,
+            choices=["FAML: weigh all plausible poses", "FA: best pose only"])
+        form.addParam(
+            "start", params.EnumParam, default=1, label="Start from", **expert,
+            choices=["unturned particles", "particles turned at random"],
+            help="The first averages are those of random parts of the set. Unturned (the paper's "
+                 "choice) they share one missing wedge, and particles in random orientations lock "
+                 "onto it.")
+        form.addParam("search", params.EnumParam, default=0, label="Search for poses", **expert,
+                      choices=SEARCH_LABELS)
+        form.addParam(
+            "bandwidth", params.IntParam, allowsNull=True, label="Bandwidth", **expert,
+            help="Of the spherical harmonics; higher values resolve finer rotations and cost the "
+                 "cube. Empty: from the box, 8 to 32.")
 
     # --------------------------------------------------------------------------------- steps
     def _insertAllSteps(self):
@@ -167,12 +241,30 @@ class ProtFamlClassify(_ProtFamlParticles):
         results = self.resultsFolder(settings)
         self.runVerb(
             "classify", self._particleTable(), output=results,
-            classes=self.numberOfClasses.get(), iterations=iterations, mode="paper",
-            method=METHODS[self.method.get()], start=STARTS[self.start.get()],
-            search=SEARCHES[self.search.get()], reference=self._referenceFiles(),
-            max_shift=self.maxShift.get(), bandwidth=self.bandwidth.get(),
-            low_pass=self.lowPass.get(), seed=self.seed.get(), workers=self.programThreads())
+            classes=self.numberOfClasses.get(), iterations=iterations,
+            mode=MODES[self.mode.get()], symmetry=self.symmetry.get() or "C1",
+            mask=self._maskFile(), reference=self._referenceFiles(), max_shift=self.maxShift.get(),
+            low_pass=self.lowPass.get(), seed=self.seed.get(), workers=self.programThreads(),
+            **(self._enhancedOptions() if self.isEnhanced() else self._paperOptions()))
         return [str(results / "particles.star")]
+
+    def isEnhanced(self):
+        """Whether the form asks for enhanced mode."""
+        return MODES[self.mode.get()] == "enhanced"
+
+    def _enhancedOptions(self):
+        return {
+            "folds": self.folds.get(), "noise": NOISES[self.noise.get()],
+            "no_regularise": not self.regularise.get(), "no_spread": not self.spread.get(),
+            "min_shift_width": self.minShiftWidth.get(), "start_shells": self.startShells.get(),
+            "dense_bandwidth": self.denseBandwidth.get(),
+        }
+
+    def _paperOptions(self):
+        return {
+            "method": METHODS[self.method.get()], "start": STARTS[self.start.get()],
+            "search": SEARCHES[self.search.get()], "bandwidth": self.bandwidth.get(),
+        }
 
     def createOutputStep(self, settings, iterations):
         """Read the results back into Scipion's objects."""
@@ -187,11 +279,14 @@ class ProtFamlClassify(_ProtFamlParticles):
         averages = SetOfAverageSubTomograms.create(self.getPath(), prefix="averages")
         averages.setSamplingRate(sampling)
         for number in range(1, self.numberOfClasses.get() + 1):
-            average = convert.new_average(self._averageFile(number), sampling)
+            average = convert.new_average(self._averageFile(number), sampling,
+                                          self._halfFiles(number))
             average.setClassId(number)
             averages.append(average)
         subtomograms = self._alignedSubtomograms(convert.ItemUpdater(table))
         outputs = {"classes": classes, "averages": averages, "subtomograms": subtomograms}
+        if self.isEnhanced():
+            outputs["fscs"] = self._fscs()
         self._defineOutputs(**outputs)
         for output in outputs.values():
             self._defineSourceRelation(self.inputSubtomograms, output)
@@ -208,6 +303,19 @@ class ProtFamlClassify(_ProtFamlParticles):
     def _averageFile(self, number):
         return self._getExtraPath("results", f"class_{number:03d}.mrc")
 
+    def _halfFiles(self, number):
+        """Half averages of a class, which enhanced mode writes; else None."""
+        if not self.isEnhanced():
+            return None
+        return tuple(self._getExtraPath("results", f"class_{number:03d}_half{h}.mrc")
+                     for h in (1, 2))
+
+    def _fscs(self):
+        fscs = SetOfFSCs.create(self.getPath(), prefix="fscs")
+        for curve in convert.read_fscs(self._getExtraPath("results", "fsc.csv")):
+            fscs.append(curve)
+        return fscs
+
     def _updateClass(self, one_class):
         one_class.setAlignment3D()
         representative = one_class.getRepresentative()
@@ -216,12 +324,18 @@ class ProtFamlClassify(_ProtFamlParticles):
 
     # ---------------------------------------------------------------------------------- info
     def history(self):
-        """Return the finished iterations so far, a dict of floats each (also while running)."""
+        """Return the finished iterations so far, a dict each (also while running)."""
         path = Path(self._getExtraPath("results", "history.csv"))
         if not path.is_file():
             return []
         with open(path, newline="") as handle:
-            return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(handle)]
+            return [{k: v if k == "phase" else _number(v) for k, v in row.items()}
+                    for row in csv.DictReader(handle)]
+
+    def runResult(self):
+        """Return what the finished command reported: converged, warnings, ..."""
+        path = Path(self._getExtraPath("results", "run.json"))
+        return json.loads(path.read_text())["result"] if path.is_file() else {}
 
     def _validate(self):
         errors = []
@@ -233,7 +347,12 @@ class ProtFamlClassify(_ProtFamlParticles):
         if classes and classes > images.getSize() >= 2:
             errors.append(f"{classes} classes asked of {images.getSize()} subtomograms: ask for "
                           "fewer classes.")
+        self._checkSymmetry(errors)
         references = self.inputReferences.get()
+        symmetry = (self.symmetry.get() or "C1").strip().upper()
+        if references is None and symmetry != "C1" and not self.isEnhanced():
+            errors.append(f"Symmetry {symmetry} in paper mode needs starting averages that lie in "
+                          "the group's frame; enhanced mode finds the axes itself.")
         if references is not None:
             n_references = references.getSize() if _is_set(references) else 1
             if n_references != classes:
@@ -253,8 +372,15 @@ class ProtFamlClassify(_ProtFamlParticles):
         if not rows:
             return self.notReady()
         last = rows[-1]
-        lines = [f"Iteration *{last['iteration']:.0f}* of {self.numberOfIterations.get()}: "
-                 f"log-likelihood {last['log_likelihood']:.6g}."]
+        done = f"Iteration *{last['iteration']:.0f}* of {self.numberOfIterations.get()}"
+        if self.runResult().get("converged"):
+            done = f"Converged after *{last['iteration']:.0f}* iterations"
+        measure = "log evidence against noise" if self.isEnhanced() else "log-likelihood"
+        lines = [f"{done}: {measure} {last['log_likelihood']:.6g}."]
+        if self.isEnhanced():
+            lines.append(f"Halves agree to {last['resolution_angst']:.3g} Å (FSC 0.143, "
+                         "optimistic: they shared references).")
+        lines += [f"*Warning:* {text}." for text in self.runResult().get("warnings", [])]
         shares = [last[k] for k in sorted(last) if k.startswith("alpha_")]
         lines.append("Class shares: " + ", ".join(f"{share:.0%}" for share in shares))
         if hasattr(self, "classes"):
@@ -272,7 +398,8 @@ class ProtFamlClassify(_ProtFamlParticles):
             return []
         return [f"{self.inputSubtomograms.get().getSize()} subtomograms were sorted into "
                 f"{self.numberOfClasses.get()} class(es) and averaged by FAML [Zhao2018] in "
-                f"{len(self.history())} iterations."]
+                f"{len(self.history())} iterations ({MODES[self.mode.get()]} mode, symmetry "
+                f"{self.symmetry.get() or 'C1'})."]
 
     def _citations(self):
         return ["Zhao2018", "Frazier2017", "Scheres2009"]
@@ -392,6 +519,11 @@ class ProtFamlAverage(_ProtFamlParticles):
             "inputSubtomograms", params.PointerParam, pointerClass="SetOfSubTomograms",
             important=True, label="Subtomograms",
             help="Particles without alignment are averaged as they are.")
+        form.addParam(
+            "symmetry", params.StringParam, default="C1", label="Symmetry",
+            help="Point group to impose: C1, C7, D2, T, O, I ... The average must lie in its "
+                 "frame: main axis along z, two-folds of Dn along x.")
+        add_mask(form)
         add_tilt_range(form)
         form.addParallelSection(threads=4, mpi=0)
 
@@ -412,7 +544,9 @@ class ProtFamlAverage(_ProtFamlParticles):
 
     def averageStep(self, settings):
         """Average the particles, and their halves."""
-        return self._averageParticles(self._particleTable(), settings)
+        return self._averageParticles(
+            self._particleTable(), settings, symmetry=self.symmetry.get() or "C1",
+            mask=self._maskFile())
 
     def createOutputStep(self, settings):
         """Read the results back into Scipion's objects."""
@@ -426,6 +560,7 @@ class ProtFamlAverage(_ProtFamlParticles):
         errors = []
         if self.inputSubtomograms.get() is not None:
             self.checkSubtomograms(self.inputSubtomograms.get(), 2, errors)
+        self._checkSymmetry(errors)
         return errors
 
     def _summary(self):

@@ -42,6 +42,14 @@ class FamlRunViewer(ProtocolViewer):
     def _results(self, *names):
         return Path(self.protocol._getExtraPath("results", *names))
 
+    def _fscFigure(self, path):
+        if not path.is_file():
+            return self._message("The curve can be shown when the run has finished.")
+        table = pd.read_csv(path)
+        frequency = table.pop("frequency_per_angst")
+        curves = {name: (frequency, values) for name, values in table.items()}
+        return self._figure(plots.fsc_curves(curves), "FSC of the halves")
+
     def _showOrientations(self, _name=None):
         path = self._results("particles.star")
         if not path.is_file():
@@ -68,14 +76,24 @@ class FamlClassifyViewer(FamlRunViewer):
         form.addParam("showConvergence", params.LabelParam, label="Convergence",
                       help="Log-likelihood, noise, shifts, class shares, change of the poses and "
                            "resolution of the halves in every iteration.")
+        form.addParam("showFsc", params.LabelParam, label="FSC of the halves",
+                      help="Of every class, in enhanced mode. Particles of both halves were "
+                           "aligned to references made of both: the curves are optimistic.")
         form.addParam("showOrientations", params.LabelParam, label="Orientations",
                       help="Where the particles' z axes point: a gap is a preferred orientation.")
 
     def _getVisualizeDict(self):
         return {
             "showAverages": self._showAverages, "showSizes": self._showSizes,
-            "showConvergence": self._showConvergence, "showOrientations": self._showOrientations,
+            "showConvergence": self._showConvergence, "showFsc": self._showFsc,
+            "showOrientations": self._showOrientations,
         }
+
+    def _showFsc(self, _name=None):
+        if not self.protocol.isEnhanced():
+            return self._message("Paper mode makes no half averages: average the particles "
+                                 "(average aligned subtomograms) to see their FSC.")
+        return self._fscFigure(self._results("fsc.csv"))
 
     def _history(self):
         """The finished iterations as a table, up to the one asked for."""
@@ -156,13 +174,7 @@ class FamlAlignViewer(FamlRunViewer):
         return self._figure(plots.class_gallery(volume, ["average"], voxel_size), "Average")
 
     def _showFsc(self, _name=None):
-        path = Path(self.protocol._getExtraPath("average", "fsc.csv"))
-        if not path.is_file():
-            return self._message("The curve is not there yet.")
-        table = pd.read_csv(path)
-        frequency = table.pop("frequency_per_angst")
-        curves = {name: (frequency, values) for name, values in table.items()}
-        return self._figure(plots.fsc_curves(curves), "FSC of the halves")
+        return self._fscFigure(Path(self.protocol._getExtraPath("average", "fsc.csv")))
 
 
 class FamlClassesViewer(Viewer):

@@ -119,7 +119,16 @@ def classified(session_project: ProjectRunner, particles: Any) -> Any:
     """A finished classification of the simulated subtomograms."""
     return _in_project(session_project, session_project.new(
         "ProtFamlClassify", {"inputSubtomograms": (particles, "subtomograms")},
-        numberOfClasses=2, numberOfIterations=2, bandwidth=8, numberOfThreads=2))
+        numberOfClasses=2, numberOfIterations=2, mode=1, bandwidth=8, numberOfThreads=2))
+
+
+@pytest.fixture(scope="session")
+def enhanced(session_project: ProjectRunner, particles: Any) -> Any:
+    """A finished classification of the simulated subtomograms in enhanced mode."""
+    return _in_project(session_project, session_project.new(
+        "ProtFamlClassify", {"inputSubtomograms": (particles, "subtomograms")},
+        numberOfClasses=2, numberOfIterations=3, maxShift=1.5,
+        numberOfThreads=2))
 
 
 VOXEL_SIZE = 20.0

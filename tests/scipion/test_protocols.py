@@ -124,6 +124,40 @@ def test_classification_outputs_pass_the_checks(project, checks, particles, clas
     assert "[Zhao2018]" in classified._methods()[0]
 
 
+def test_enhanced_mode_gives_halves_and_fsc(project, checks, particles, enhanced):
+    checks.checkClasses(enhanced.classes, VOXEL_SIZE, enhanced.classes.getSize())
+    checks.checkSetGeneralProps(enhanced.averages, 2, VOXEL_SIZE)
+    for average in enhanced.averages.iterItems():
+        checks.checkAverage(average, VOXEL_SIZE, 16, hasHalves=True)
+        halves = [read_cube(name)[0] for name in average.getHalfMaps().split(",")]
+        assert len(halves) == 2 and all(h.shape == (16, 16, 16) for h in halves)
+    assert [f.getObjLabel() for f in enhanced.fscs.iterItems()] == ["class_001", "class_002"]
+    summary = " ".join(enhanced.summary())
+    assert "log evidence against noise" in summary and "optimistic" in summary
+    assert "enhanced mode, symmetry C1" in enhanced._methods()[0]
+    assert enhanced.history()[0]["phase"] == "dense"
+
+
+def test_symmetry_and_mask_reach_the_averages(project, checks):
+    truth = project.finished(project.new(
+        "ProtFamlSimulateSubtomograms", structures="groel", counts="10", boxSize=20,
+        voxelSize=VOXEL_SIZE, snr=1.0, maxShift=1.0, optics=1))
+    average = {
+        group: project.finished(project.new(
+            "ProtFamlAverage", {"inputSubtomograms": (truth, "trueSubtomograms")}, symmetry=group))
+        for group in ("C1", "D7")
+    }
+    true_map = read_cube(truth.trueAverages.getFirstItem().getFileName())[0]
+    found = {g: read_cube(run.average.getFileName())[0] for g, run in average.items()}
+    assert correlation(found["D7"], true_map) > correlation(found["C1"], true_map)
+    blind = project.new(
+        "ProtFamlClassify", {"inputSubtomograms": (truth, "subtomograms")}, numberOfClasses=1,
+        numberOfIterations=1, symmetry="D7", mode=1)
+    assert "enhanced mode finds the axes" in " ".join(blind.validate())
+    blind.symmetry.set("Z9")
+    assert "symmetry 'Z9' is not known" in " ".join(blind.validate())
+
+
 def test_aligning_to_the_true_map_finds_the_true_orientations(project, checks, particles):
     from scipion_faml.geometry import from_scipion_matrices, rotation_angle_deg
 

@@ -22,8 +22,8 @@ ITERATIONS = 6
 def classification(project, particles, **values):
     return project.new(
         "ProtFamlClassify", {"inputSubtomograms": (particles, "subtomograms")},
-        **{"numberOfClasses": 2, "numberOfIterations": ITERATIONS, "bandwidth": 8, "seed": 3,
-           "numberOfThreads": 1, **values})
+        **{"numberOfClasses": 2, "numberOfIterations": ITERATIONS, "mode": 1, "bandwidth": 8,
+           "seed": 3, "numberOfThreads": 1, **values})
 
 
 def launch(project, run, wait=True):

@@ -34,9 +34,10 @@ def test_the_classification_viewer_draws_averages_sizes_and_convergence(
 ):
     viewer = viewer_of(domain, project, classified, "FamlClassifyViewer")
     views = figures(viewer)
-    assert set(views) == {"showAverages", "showSizes", "showConvergence", "showOrientations"}
-    for one in views.values():
-        assert_drawn(one[0], tmp_path)
+    drawn = {"showAverages", "showSizes", "showConvergence", "showOrientations"}
+    assert set(views) == drawn | {"showFsc"}  # paper mode has no FSC
+    for name in drawn:
+        assert_drawn(views[name][0], tmp_path)
     assert "iteration 2" in views["showAverages"][0].title
     viewer.iteration.set(1)
     assert "iteration 1" in figures(viewer)["showAverages"][0].title
@@ -47,7 +48,7 @@ def test_the_classification_viewer_works_while_the_run_is_going(
 ):
     run = project.finished(project.new(
         "ProtFamlClassify", {"inputSubtomograms": (particles, "subtomograms")},
-        numberOfClasses=2, numberOfIterations=1, bandwidth=8))
+        numberOfClasses=2, numberOfIterations=1, mode=1, bandwidth=8))
     # What a run in its second iteration has on disk: a checkpoint, but no final files yet.
     results = Path(run._getExtraPath("results"))
     for path in (*results.glob("class_*.mrc"), results / "particles.star", results / "run.json"):
@@ -56,6 +57,16 @@ def test_the_classification_viewer_works_while_the_run_is_going(
     assert_drawn(views["showAverages"][0], tmp_path)
     assert_drawn(views["showConvergence"][0], tmp_path)
     assert "finished" in views["showOrientations"][0].getMessage()
+
+
+def test_the_fsc_of_a_classification_is_drawn_in_enhanced_mode(
+    domain, project, classified, enhanced, tmp_path
+):
+    views = figures(viewer_of(domain, project, enhanced, "FamlClassifyViewer"))
+    for name in ("showFsc", "showAverages", "showConvergence"):
+        assert_drawn(views[name][0], tmp_path)
+    views = figures(viewer_of(domain, project, classified, "FamlClassifyViewer"))
+    assert "no half averages" in views["showFsc"][0].getMessage()
 
 
 def test_a_run_without_an_iteration_says_so(domain, project, particles):
