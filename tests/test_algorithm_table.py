@@ -34,5 +34,5 @@ def test_a_row_names_what_exists(row):
         elif "/" in name:
             assert (ROOT / name).is_file(), name
         elif "." in name:
-            module, attribute = name.split(".")
+            module, attribute = name.rsplit(".", 1)
             assert hasattr(importlib.import_module(f"scipion_faml.{module}"), attribute), name
