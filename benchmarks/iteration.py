@@ -137,6 +137,7 @@ def time_stages(n: int, repeats: int) -> dict[str, float]:
     found = score_rotations(seen, reference, euler_zyz, 0, 5.0).transforms
     p, q = seen.magnitude_coefficients, reference.magnitude_coefficients
     points = pose_points()
+    signal, coverage = np.zeros(len(seen.samples), complex), np.zeros(len(seen.samples))
     stages: dict[str, Callable[[], object]] = {
         "observe": lambda: geometry.observe(source, 0),
         "- its turnable spectrum": lambda: turnable_spectrum(source[0].volume, (n - 1) // 2),
@@ -148,9 +149,11 @@ def time_stages(n: int, repeats: int) -> dict[str, float]:
             seen, reference, euler_zyz, 0, 5.0
         ),
         "Voronoi weights": lambda: voronoi_weights(found, points),
-        "turn back, a candidate": lambda: (
-            seen.turned_back(found.rotation[0], found.shift_xyz[0]),
-            seen.wedge.turned_back(found.rotation[0]),
+        "turn back 1 candidate": lambda: seen.add_turned_back(
+            found.rotation[:1], found.shift_xyz[:1], np.ones(1), signal, coverage
+        ),
+        "turn back 4 candidates": lambda: seen.add_turned_back(
+            found.rotation[:4], found.shift_xyz[:4], np.ones(4), signal, coverage
         ),
     }
     return {name: cpu_ms(stage, repeats) for name, stage in stages.items()}

@@ -77,23 +77,37 @@ FAML_INLINE void locate(const SpectrumTable *t, vec x, vec y, vec z, int i, Cell
     store(c->row[3] + i, both);
 }
 
-FAML_INLINE void interpolate(const SpectrumTable *t, const Cells *c, int n, float *re, float *im) {
-    const int dy = 2 * t->stride_y, dz = 2 * t->stride_z;
-    for (int i = 0; i < n; i++) {
-        const float *p = t->samples + 2 * (long)c->corner[i];
-        quad v = load4(p) * c->row[0][i] + load4(p + dy) * c->row[1][i];
-        quad u = load4(p + dz) * c->row[2][i] + load4(p + dz + dy) * c->row[3][i];
-        v += u; /* re and im at the lower kx, then at the upper */
-        re[i] = v[0] + c->upper_x[i] * (v[2] - v[0]);
-        im[i] = v[1] + c->upper_x[i] * (v[3] - v[1]);
-    }
+/* Four samples of a table at p in the lower half, four at q in the upper. */
+FAML_INLINE vec load_pair(const float *p, const float *q) {
+    quad a = load4(p), b = load4(q);
+    return JOIN(a, b);
 }
 
-FAML_INLINE vec flipped(const float *im, const int *flip) {
-    ivec bits, sign;
-    memcpy(&bits, im, sizeof bits);
-    memcpy(&sign, flip, sizeof sign);
-    return (vec)(bits ^ sign);
+/* Eight cells at a time: sample i of a group shares a vector with sample i + 4, so that the weights of
+ * both are one permutation within halves away, and four such vectors transpose within halves. */
+FAML_INLINE vec pair_at(const SpectrumTable *t, const Cells *c, int i, vec w0, vec w1, vec w2, vec w3) {
+    const int dy = 2 * t->stride_y, dz = 2 * t->stride_z;
+    const float *p = t->samples + 2 * (long)c->corner[i], *q = t->samples + 2 * (long)c->corner[i + 4];
+    vec v = load_pair(p, q) * w0 + load_pair(p + dy, q + dy) * w1;
+    vec u = load_pair(p + dz, q + dz) * w2 + load_pair(p + dz + dy, q + dz + dy) * w3;
+    return v + u; /* re and im at the lower kx, then at the upper */
+}
+#define BOTH(v, k) SHUFFLE(v, v, k, k, k, k, k + 4, k + 4, k + 4, k + 4)
+#define PAIR(k) pair_at(t, c, i + k, BOTH(w0, k), BOTH(w1, k), BOTH(w2, k), BOTH(w3, k))
+
+FAML_INLINE void interpolate8(const SpectrumTable *t, const Cells *c, int i, vec *re, vec *im) {
+    const vec w0 = load(c->row[0] + i), w1 = load(c->row[1] + i), w2 = load(c->row[2] + i),
+              w3 = load(c->row[3] + i), x = load(c->upper_x + i);
+    ivec flip;
+    vec a = PAIR(0), b = PAIR(1), d = PAIR(2), e = PAIR(3);
+    vec ab = SHUFFLE(a, b, 0, 8, 1, 9, 4, 12, 5, 13), de = SHUFFLE(d, e, 0, 8, 1, 9, 4, 12, 5, 13);
+    vec low_re = SHUFFLE(ab, de, 0, 1, 8, 9, 4, 5, 12, 13), low_im = SHUFFLE(ab, de, 2, 3, 10, 11, 6, 7, 14, 15);
+    ab = SHUFFLE(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
+    de = SHUFFLE(d, e, 2, 10, 3, 11, 6, 14, 7, 15);
+    vec high_re = SHUFFLE(ab, de, 0, 1, 8, 9, 4, 5, 12, 13), high_im = SHUFFLE(ab, de, 2, 3, 10, 11, 6, 7, 14, 15);
+    memcpy(&flip, c->flip + i, sizeof flip);
+    *re = low_re + x * (high_re - low_re);
+    *im = (vec)((ivec)(low_im + x * (high_im - low_im)) ^ flip);
 }
 
 /* Cells of n points (up to CHUNK) at matrix @ point. */
@@ -117,53 +131,99 @@ FAML_INLINE void locate_chunk(const SpectrumTable *t, const float *const points[
     }
 }
 
-/* out times ramp[0][kx] ramp[1][ky] ramp[2][kz], k from -radius to radius in each (complex) row. */
-FAML_INLINE void multiply_ramps(const float *const points[3], long start, int n, const float *ramp,
-                                int radius, float *out) {
-    const float *rx = ramp + 2 * radius, *ry = rx + 2 * (2 * radius + 1),
-                *rz = ry + 2 * (2 * radius + 1);
-    for (int i = 0; i < n; i++) {
-        const float *a = rx + 2 * (int)points[0][start + i], *b = ry + 2 * (int)points[1][start + i],
-                    *c = rz + 2 * (int)points[2][start + i];
-        const float re = a[0] * b[0] - a[1] * b[1], im = a[0] * b[1] + a[1] * b[0];
-        const float pr = re * c[0] - im * c[1], pi = re * c[1] + im * c[0];
-        const float vr = out[2 * i], vi = out[2 * i + 1];
-        out[2 * i] = vr * pr - vi * pi;
-        out[2 * i + 1] = vr * pi + vi * pr;
-    }
-}
-
-/* The table at matrix @ (points[0], points[1], points[2]), times a ramp unless it is NULL; 0 if a
- * point lies outside the table. */
-FAML_CLONES
-static int gather_points(SpectrumTable t, const float *const points[3], long n_points,
-                         const double *matrix, const float *ramp, int radius, float *out) {
-    Cells cells;
-    float re[CHUNK], im[CHUNK], m[9];
+/* All points, turned, lie within a table; the matrix is a rotation times a scale: its first row gives
+ * the scale. False for NaN. */
+static int is_within(int limit, const float *const points[3], long n_points, const double *matrix) {
+    const float scale_sq = (float)(matrix[0] * matrix[0] + matrix[1] * matrix[1]
+                                   + matrix[2] * matrix[2]);
+    const float limit_sq = (float)limit * (float)limit;
     int is_inside = 1;
-    for (int i = 0; i < 9; i++) m[i] = (float)matrix[i];
-    /* The matrix is a rotation times a scale: its first row gives the scale. */
-    const float scale_sq = m[0] * m[0] + m[1] * m[1] + m[2] * m[2];
-    const float limit_sq = (float)t.limit * (float)t.limit;
     for (long j = 0; j < n_points; j++) {
         float far = points[0][j] * points[0][j] + points[1][j] * points[1][j]
                     + points[2][j] * points[2][j];
-        is_inside &= far * scale_sq < limit_sq; /* false for NaN */
+        is_inside &= far * scale_sq < limit_sq;
     }
-    if (!is_inside) return 0;
-    memset(im, 0, sizeof im);
+    return is_inside;
+}
+
+/* The table at matrix @ (points[0], points[1], points[2]); 0 if a point lies outside the table. */
+FAML_CLONES
+static int gather_points(SpectrumTable t, const float *const points[3], long n_points,
+                         const double *matrix, float *out) {
+    Cells cells;
+    float m[9];
+    for (int i = 0; i < 9; i++) m[i] = (float)matrix[i];
+    if (!is_within(t.limit, points, n_points, matrix)) return 0;
     for (long start = 0; start < n_points; start += CHUNK) {
         int n = n_points - start < CHUNK ? (int)(n_points - start) : CHUNK;
         locate_chunk(&t, points, start, n, m, &cells);
-        interpolate(&t, &cells, n, re, im);
-        for (int i = 0; i < n; i += LANES) store(im + i, flipped(im + i, cells.flip + i));
-        for (int i = 0; i < n; i++) {
-            out[2 * (start + i)] = re[i];
-            out[2 * (start + i) + 1] = im[i];
+        for (int i = 0; i < n; i += LANES) {
+            vec re, im;
+            interpolate8(&t, &cells, i, &re, &im);
+            for (int k = 0; k < LANES && i + k < n; k++) {
+                out[2 * (start + i + k)] = re[k];
+                out[2 * (start + i + k) + 1] = im[k];
+            }
         }
-        if (ramp) multiply_ramps(points, start, n, ramp, radius, out + 2 * start);
     }
     return 1;
+}
+
+/* One value of a real table of the same shape. */
+FAML_INLINE float interpolate_real(const SpectrumTable *t, const float *samples, const Cells *c,
+                                   int i) {
+    const float *p = samples + c->corner[i];
+    const float *r = p + t->stride_y, *q = p + t->stride_z, *s = q + t->stride_y;
+    const float w0 = c->row[0][i], w1 = c->row[1][i], w2 = c->row[2][i], w3 = c->row[3][i];
+    const float low = w0 * p[0] + w1 * r[0] + w2 * q[0] + w3 * s[0];
+    const float high = w0 * p[1] + w1 * r[1] + w2 * q[1] + w3 * s[1];
+    return low + c->upper_x[i] * (high - low);
+}
+
+/* Add n poses of a particle, moved back, to signal (re, im) and its wedge to coverage, at index.
+ * ramp: for each pose three rows of (re, im) factors of kx, ky, kz = -radius..radius. */
+FAML_CLONES
+static void add_turned_back(SpectrumTable t, const float *wedge, const float *const points[3],
+                            const long *index, long n_points, const double *matrices, int n_poses,
+                            const float *ramps, int radius, const double *weights, double *signal,
+                            double *coverage) {
+    Cells cells;
+    float re[CHUNK], im[CHUNK], m[9];
+    double sum[3 * CHUNK];
+    const int width = 2 * (2 * radius + 1);
+    for (long start = 0; start < n_points; start += CHUNK) {
+        int n = n_points - start < CHUNK ? (int)(n_points - start) : CHUNK;
+        memset(sum, 0, sizeof sum);
+        for (int pose = 0; pose < n_poses; pose++) {
+            const float *rx = ramps + (long)pose * 3 * width + 2 * radius, *ry = rx + width,
+                        *rz = ry + width;
+            const double weight = weights[pose];
+            for (int i = 0; i < 9; i++) m[i] = (float)matrices[9 * pose + i];
+            locate_chunk(&t, points, start, n, m, &cells);
+            for (int i = 0; i < n; i += LANES) {
+                vec a, b;
+                interpolate8(&t, &cells, i, &a, &b);
+                store(re + i, a);
+                store(im + i, b);
+            }
+            for (int i = 0; i < n; i++) {
+                const float *a = rx + 2 * (int)points[0][start + i],
+                            *b = ry + 2 * (int)points[1][start + i],
+                            *c = rz + 2 * (int)points[2][start + i];
+                const float br = a[0] * b[0] - a[1] * b[1], bi = a[0] * b[1] + a[1] * b[0];
+                const float pr = br * c[0] - bi * c[1], pi = br * c[1] + bi * c[0];
+                sum[3 * i] += weight * (re[i] * pr - im[i] * pi);
+                sum[3 * i + 1] += weight * (re[i] * pi + im[i] * pr);
+                sum[3 * i + 2] += weight * interpolate_real(&t, wedge, &cells, i);
+            }
+        }
+        for (int i = 0; i < n; i++) {
+            const long at = index[start + i];
+            signal[2 * at] += sum[3 * i];
+            signal[2 * at + 1] += sum[3 * i + 1];
+            coverage[at] += sum[3 * i + 2];
+        }
+    }
 }
 
 /* ------------------------------------------------------------------------------------- scores
@@ -199,31 +259,28 @@ typedef struct {
 FAML_INLINE double products(const SpectrumTable *t, const RunSamples *s, long first, long stop,
                             const double *matrix, float *re, float *im) {
     Cells cells;
-    float ar[CHUNK], ai[CHUNK], m[9];
+    float m[9];
     double power = 0.0;
-    memset(ar, 0, sizeof ar);
-    memset(ai, 0, sizeof ai);
     for (int i = 0; i < 9; i++) m[i] = (float)matrix[i];
     for (long start = first; start < stop; start += CHUNK) {
         int n = stop - start < CHUNK ? (int)(stop - start) : CHUNK;
         int i = 0;
-        vec sum = spread(0);
+        vec a, b, sum = spread(0);
         float rest = 0.0f;
         locate_chunk(t, s->axes, start, n, m, &cells);
-        interpolate(t, &cells, n, ar, ai);
         const float *w = s->weight + start, *xr = s->re + start, *xi = s->im + start;
         for (; i + LANES <= n; i += LANES) {
-            vec a = load(ar + i), b = flipped(ai + i, cells.flip + i);
+            interpolate8(t, &cells, i, &a, &b);
             vec x = load(xr + i), y = load(xi + i);
             sum += load(w + i) * (a * a + b * b);
             store(re + start + i, x * a + y * b);
             store(im + start + i, y * a - x * b);
         }
-        for (; i < n; i++) {
-            float a = ar[i], b = cells.flip[i] ? -ai[i] : ai[i];
-            rest += w[i] * (a * a + b * b);
-            re[start + i] = xr[i] * a + xi[i] * b;
-            im[start + i] = xi[i] * a - xr[i] * b;
+        if (i < n) interpolate8(t, &cells, i, &a, &b);
+        for (int k = 0; i < n; i++, k++) {
+            rest += w[i] * (a[k] * a[k] + b[k] * b[k]);
+            re[start + i] = xr[i] * a[k] + xi[i] * b[k];
+            im[start + i] = xi[i] * a[k] - xr[i] * b[k];
         }
         power += total(sum) + rest;
     }

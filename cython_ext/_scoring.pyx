@@ -31,8 +31,13 @@ cdef extern from "_scoring.h":
         float* ramp
         float* row_ramp
     SpectrumTable spectrum_table(const float* samples, int limit) nogil
+    int is_within(int limit, const float** points, long n_points, const double* matrix) nogil
     int gather_points(SpectrumTable t, const float** points, long n_points, const double* matrix,
-                      const float* ramp, int radius, float* out) nogil
+                      float* out) nogil
+    void c_add_turned_back "add_turned_back"(
+        SpectrumTable t, const float* wedge, const float** points, const long* index, long n_points,
+        const double* matrices, int n_poses, const float* ramps, int radius, const double* weights,
+        double* signal, double* coverage) nogil
     void turn_and_multiply(SpectrumTable t, RunSamples s, const double* matrices, int n, int* start,
                            int* order, long stride, float* product, double* power) nogil
     void score_shifts(RunSamples s, ShiftWindow w, Scratch work, const float* product_re,
@@ -49,31 +54,6 @@ def gather(
     float complex[::1] out not None,                # OUT (J,) table at matrix @ point
 ):
     """Trilinear interpolation within |k| < K. Oracle: tests/oracles.py::gather_table."""
-    _gather(table, points, matrix, NULL, 0, out)
-
-
-def gather_shifted(
-    const float complex[:, :, ::1] table not None,  # IN  (2K + 1, 2K + 1, K + 1) spectrum, DC at (K, K, 0)
-    const float[:, ::1] points not None,            # IN  (3, J) kx, ky, kz: integers up to R
-    const double[:, ::1] matrix not None,           # IN  (3, 3) rotation times scale, for every point
-    const float complex[:, ::1] ramp not None,      # IN  (3, 2R + 1) factor of kx, ky, kz = -R..R
-    float complex[::1] out not None,                # OUT (J,) table at matrix @ point, times factors
-):
-    """`gather` times a phase ramp. Oracle: tests/oracles.py::gather_table."""
-    cdef Py_ssize_t j, radius = ramp.shape[1] // 2
-    if ramp.shape[0] != 3 or ramp.shape[1] % 2 == 0 or points.shape[0] != 3:
-        raise ValueError(f"ramps ({ramp.shape[0]}, {ramp.shape[1]}) and points "
-                         f"({points.shape[0]}, J): (3, 2R + 1) and (3, J) are needed")
-    for j in range(points.shape[1]):
-        if not (abs(points[0, j]) <= radius and abs(points[1, j]) <= radius
-                and abs(points[2, j]) <= radius):
-            raise ValueError(f"point {j} lies beyond the ramp, which ends at {radius}")
-    _gather(table, points, matrix, &ramp[0, 0], <int>radius, out)
-
-
-cdef _gather(const float complex[:, :, ::1] table, const float[:, ::1] points,
-             const double[:, ::1] matrix, const float complex* ramp, int radius,
-             float complex[::1] out):
     cdef long n_points = points.shape[1]
     cdef const float* axes[3]
     cdef int is_inside = 1
@@ -87,10 +67,63 @@ cdef _gather(const float complex[:, :, ::1] table, const float[:, ::1] points,
     axes[0], axes[1], axes[2] = &points[0, 0], &points[1, 0], &points[2, 0]
     cdef SpectrumTable t = spectrum_table(<const float*>&table[0, 0, 0], <int>(table.shape[2] - 1))
     with nogil:
-        is_inside = gather_points(t, axes, n_points, &matrix[0, 0], <const float*>ramp, radius,
-                                  <float*>&out[0])
+        is_inside = gather_points(t, axes, n_points, &matrix[0, 0], <float*>&out[0])
     if not is_inside:
         raise ValueError(f"a point lies outside the table, which ends at |k| = {table.shape[2] - 1}")
+
+
+def add_turned_back(
+    const float complex[:, :, ::1] table not None,  # IN  (2K + 1, 2K + 1, K + 1) particle, DC at (K, K, 0)
+    const float[:, :, ::1] wedge not None,          # IN  the same of its wedge
+    const float[:, ::1] points not None,            # IN  (3, J) kx, ky, kz: integers up to R
+    const Py_ssize_t[::1] index not None,           # IN  (J,) where each point's sums are, each once
+    const double[:, :, ::1] matrix not None,        # IN  (M, 3, 3) rotation times scale, for every point
+    const float complex[:, :, ::1] ramp not None,   # IN  (M, 3, 2R + 1) factors of kx, ky, kz = -R..R
+    const double[::1] weight not None,              # IN  (M,)
+    double complex[::1] signal not None,            # I/O (J,) sums of weight times table times factors
+    double[::1] coverage not None,                  # I/O (J,) sums of weight times wedge
+):
+    """Add a particle and its wedge, moved back by M poses. Oracle: tests/oracles.py::turned_back."""
+    cdef long n_points = points.shape[1]
+    cdef Py_ssize_t j, m, n_poses = matrix.shape[0], radius = ramp.shape[2] // 2
+    cdef const float* axes[3]
+    cdef bint is_inside = True
+    _check_table(table.shape[0], table.shape[1], table.shape[2])
+    if (wedge.shape[0], wedge.shape[1], wedge.shape[2]) != (
+            table.shape[0], table.shape[1], table.shape[2]):
+        raise ValueError(f"a wedge ({wedge.shape[0]}, {wedge.shape[1]}, {wedge.shape[2]}) does not "
+                         f"fit a table ({table.shape[0]}, {table.shape[1]}, {table.shape[2]})")
+    if (points.shape[0] != 3 or index.shape[0] != n_points or signal.shape[0] != n_points
+            or coverage.shape[0] != n_points):
+        raise ValueError(f"points ({points.shape[0]}, {n_points}), {index.shape[0]} indices, "
+                         f"{signal.shape[0]} and {coverage.shape[0]} sums: (3, J) and J are needed")
+    if (matrix.shape[1] != 3 or matrix.shape[2] != 3 or ramp.shape[0] != n_poses
+            or ramp.shape[1] != 3 or ramp.shape[2] % 2 == 0 or weight.shape[0] != n_poses):
+        raise ValueError(f"{n_poses} matrices, {ramp.shape[0]} ramps and {weight.shape[0]} weights: "
+                         "(M, 3, 3), (M, 3, 2R + 1) and (M,) are needed")
+    if n_points == 0 or n_poses == 0:
+        return
+    with nogil:
+        for j in range(n_points):
+            if not (abs(points[0, j]) <= radius and abs(points[1, j]) <= radius
+                    and abs(points[2, j]) <= radius and 0 <= index[j] < n_points):
+                is_inside = False
+                break
+    if not is_inside:
+        raise ValueError(f"point {j} lies beyond the ramp, which ends at {radius}, or its index "
+                         f"{index[j]} beyond {n_points} sums")
+    axes[0], axes[1], axes[2] = &points[0, 0], &points[1, 0], &points[2, 0]
+    cdef SpectrumTable t = spectrum_table(<const float*>&table[0, 0, 0], <int>(table.shape[2] - 1))
+    with nogil:
+        for m in range(n_poses):
+            is_inside = is_inside and is_within(<int>(table.shape[2] - 1), axes, n_points,
+                                                &matrix[m, 0, 0])
+    if not is_inside:
+        raise ValueError(f"a point lies outside the table, which ends at |k| = {table.shape[2] - 1}")
+    with nogil:
+        c_add_turned_back(t, &wedge[0, 0, 0], axes, <const long*>&index[0], n_points,
+                          &matrix[0, 0, 0], <int>n_poses, <const float*>&ramp[0, 0, 0], <int>radius,
+                          &weight[0], <double*>&signal[0], &coverage[0])
 
 
 def score_rotations(

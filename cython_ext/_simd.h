@@ -32,6 +32,14 @@ FAML_INLINE void store(float *p, vec v) { memcpy(p, &v, sizeof v); }
 FAML_INLINE quad load4(const float *p) { quad v; memcpy(&v, p, sizeof v); return v; }
 FAML_INLINE vec spread(float x) { return (vec){x, x, x, x, x, x, x, x}; }
 FAML_INLINE ivec ispread(int x) { return (ivec){x, x, x, x, x, x, x, x}; }
+/* Lanes of a (0 to 7) and b (8 to 15) in a given order. */
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#define JOIN(a, b) __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7)
+#else
+#define JOIN(a, b) (vec){a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]}
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
+#endif
 FAML_INLINE float total(vec v) {
     return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }

@@ -75,10 +75,14 @@ class PreparedWedge:
     runs: SampleRuns  # the samples with a weight
 
     @cached_property
-    def turnable(self) -> ComplexArray:
-        """Spectrum of the wedge within the inscribed ball, (2K + 1, 2K + 1, K + 1) complex64."""
+    def turnable(self) -> FloatArray:
+        """Spectrum of the wedge within the inscribed ball, (2K + 1, 2K + 1, K + 1) float32.
+
+        It is real: wedge and ball are the same at opposite samples.
+        """
         n = self.samples.n
-        return turnable_in_ball(self.weight.astype(np.complex64), n, self.samples.radius)
+        table = turnable_in_ball(self.weight.astype(np.complex64), n, self.samples.radius)
+        return np.ascontiguousarray(table.real)
 
     @cached_property
     def coefficients(self) -> Coefficients:
@@ -101,10 +105,6 @@ class PreparedWedge:
     def n_observed(self) -> float:
         """Sum of the weights over the samples, both Friedel mates counted."""
         return float(self.sample_weight.sum(dtype=np.float64))
-
-    def turned_back(self, rotation: FloatArray) -> FloatArray:
-        """Return R^-1 w at the samples, (J,) float32."""
-        return gather(self.turnable, self.samples.axes, rotation).real
 
 
 def prepare_wedge(weight: FloatArray, samples: SampleSet, plan: ShellPlan) -> PreparedWedge:
@@ -165,14 +165,27 @@ class Observation:
         magnitude: FloatArray = np.abs(gather(self.turnable, plan.axes, IDENTITY))
         return harmonic_coefficients(magnitude * self.wedge.support_on_shells, plan)
 
-    def turned_back(self, rotation: FloatArray, shift_xyz: FloatArray) -> ComplexArray:
-        """Return R^-1 (w X) at the samples, (J,) complex64: X in the frame of its average."""
+    def add_turned_back(
+        self, rotation: FloatArray, shift_xyz: FloatArray, weight: FloatArray,
+        signal: ComplexArray, coverage: FloatArray,
+    ) -> None:
+        """Add the sums over poses of weight R^-1 (w X), moved back, and of weight R^-1 w.
+
+        Parameters
+        ----------
+        rotation (M, 3, 3), shift_xyz (M, 3) and weight (M,) of the poses
+        signal : (J,) complex128, coverage : (J,) float64
+            Sums at the samples, in the frame of the average; added to in place.
+        """
         # Moving X by -t multiplies it by exp(+2 pi i (R k) . t) = exp(+2 pi i k . (R^T t)).
-        ramp = shift_ramp(self.samples.n, -(rotation.T @ shift_xyz)).astype(np.complex64)
-        values = np.empty(len(self.samples), dtype=np.complex64)
-        matrix = np.ascontiguousarray(OVERSAMPLING * rotation, dtype=np.float64)
-        _scoring.gather_shifted(self.turnable, self.samples.axes, matrix, ramp, values)
-        return values
+        moved = np.einsum("mji,mj->mi", rotation, shift_xyz)
+        ramp = np.stack([shift_ramp(self.samples.n, -t) for t in moved]).astype(np.complex64)
+        tiled = self.samples.tiled
+        _scoring.add_turned_back(
+            self.turnable, self.wedge.turnable, tiled.axes, tiled.index,
+            np.ascontiguousarray(OVERSAMPLING * rotation), ramp,
+            np.ascontiguousarray(weight, dtype=np.float64), signal, coverage,
+        )
 
 
 def observe(volume: FloatArray, wedge: PreparedWedge, index: int = 0) -> Observation:

@@ -235,13 +235,14 @@ def accumulate(
     """Add one particle to `statistics`: its arrays are updated in place, the new sums returned."""
     candidates, gamma = assignment.candidates, assignment.responsibility
     half = observation.index % 2
-    rotation = candidates.transforms.rotation
-    for m in np.flatnonzero(gamma > 0):
-        k = candidates.class_index[m]
-        shift_xyz = candidates.transforms.shift_xyz[m]
-        statistics.signal[half, k] += gamma[m] * observation.turned_back(rotation[m], shift_xyz)
-        statistics.coverage[half, k] += gamma[m] * observation.wedge.turned_back(rotation[m])
-        statistics.weight[half, k] += gamma[m]
+    rotation, shift_xyz = candidates.transforms.rotation, candidates.transforms.shift_xyz
+    for k in np.unique(candidates.class_index[gamma > 0]):
+        m = np.flatnonzero((gamma > 0) & (candidates.class_index == k))
+        observation.add_turned_back(
+            rotation[m], shift_xyz[m], gamma[m], statistics.signal[half, k],
+            statistics.coverage[half, k],
+        )
+        statistics.weight[half, k] += gamma[m].sum()
     wedge = observation.wedge
     residual = squared_residual(candidates, observation.power)
     squared_shift = np.sum(candidates.transforms.shift_xyz**2, axis=1)

@@ -176,6 +176,11 @@ class SampleSet:
         """kx, ky and kz of the samples, (3, J) float32."""
         return np.ascontiguousarray(self.frequency_xyz.T)
 
+    @cached_property
+    def tiled(self) -> SampleRuns:
+        """All samples, tile after tile."""
+        return sample_runs(self, self.multiplicity)
+
     def take(self, half: NDArray[Values]) -> NDArray[Values]:
         """Return the samples of `half` (n, n, n // 2 + 1) as (J,)."""
         return half.reshape(-1)[self.flat_index]

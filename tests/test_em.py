@@ -156,7 +156,7 @@ def test_the_statistics_give_equations_10_to_13(n, exact_turns):
             model = references[k].turned(r)
             _, power = score_pose(observation, model, t)
             cross, _ = score_pose(observation, model, t)
-            n_observed = float(observation.sample_weight.sum())
+            n_observed = observation.wedge.n_observed
             sq_residual += gamma * (observation.power + power - 2 * cross)
             sq_residual += gamma * (n_samples - n_observed) * state.sigma**2
             sq_shift += gamma * t @ t
@@ -226,8 +226,9 @@ def test_a_particle_turned_back_looks_like_its_average():
     expected = samples.take(spectrum(reference))
     for i in range(4):
         observation = observe(source[i].volume, prepare_wedge(source[i].wedge, samples, plan), i)
-        signal = observation.turned_back(poses.rotation[i], poses.shift_xyz[i])
-        weight = observation.wedge.turned_back(poses.rotation[i])
+        signal, weight = np.zeros(len(samples), complex), np.zeros(len(samples))
+        observation.add_turned_back(
+            poses.rotation[[i]], poses.shift_xyz[[i]], np.ones(1), signal, weight)
         overlap = np.vdot(expected * weight, signal).real
         assert overlap / np.linalg.norm(expected * weight) / np.linalg.norm(signal) > 0.98
 

@@ -5,8 +5,9 @@ import oracles
 import pytest
 from scipion_faml.cython_ext import _interpolate, _peaks, _residual, _scoring, _so3, _voronoi
 
+from scipion_faml.align import shift_ramp
 from scipion_faml.fourier import sample_runs, sample_set, spectrum, turnable_spectrum
-from scipion_faml.geometry import euler_to_matrix
+from scipion_faml.geometry import euler_to_matrix, random_rotations
 
 ROTATION = euler_to_matrix(np.array([0.4, 1.1, -0.8]))
 
@@ -219,21 +220,73 @@ def test_scoring_refuses_what_does_not_fit(name, value, message):
         _scoring.score_rotations(*arguments.values())
 
 
-@pytest.mark.parametrize("n", [7, 8])
-def test_a_ramp_multiplies_what_is_gathered(n):
+def turning_arguments(n=8, n_poses=3):
+    """Valid arguments of `add_turned_back` by name."""
     rng = np.random.default_rng(n)
     samples = sample_set(n)
-    table = turnable_spectrum(rng.normal(size=(n,) * 3).astype(np.float32), samples.radius)
-    radius = int(samples.radius)
-    ramp = rng.normal(size=(3, 2 * radius + 1, 2)).astype(np.float32).view(np.complex64)[..., 0]
-    out = np.empty(len(samples), dtype=np.complex64)
-    _scoring.gather_shifted(table, samples.axes, 2 * ROTATION, frozen(ramp), out)
-    index = samples.axes.astype(int) + radius
-    factor = ramp[0, index[0]] * ramp[1, index[1]] * ramp[2, index[2]]
-    expected = oracles.gather_table(table, samples.axes, 2 * ROTATION) * factor
-    np.testing.assert_allclose(out, expected, atol=1e-5 * np.abs(expected).max())
-    with pytest.raises(ValueError, match="beyond the ramp"):
-        _scoring.gather_shifted(table, samples.axes, np.eye(3), ramp[:, 1:-1].copy(), out)
+    table, other = (
+        turnable_spectrum(rng.normal(size=(n,) * 3).astype(np.float32), samples.radius)
+        for _ in range(2)
+    )
+    rotation = euler_to_matrix(random_rotations(n_poses, rng))
+    shift = rng.uniform(-2.0, 2.0, (n_poses, 3))
+    shift[0] = 0.0
+    moved = np.einsum("mji,mj->mi", rotation, shift)
+    ramp = np.stack([shift_ramp(n, -t) for t in moved]).astype(np.complex64)
+    values = rng.normal(size=len(samples)) + 1j * rng.normal(size=len(samples))
+    arguments = {
+        "table": table, "wedge": other.real.copy(),
+        "points": samples.tiled.axes, "index": samples.tiled.index, "matrix": 2.0 * rotation,
+        "ramp": ramp, "weight": rng.uniform(size=n_poses), "signal": values,
+        "coverage": rng.uniform(size=len(samples)),
+    }
+    return arguments, samples, rotation, shift
+
+
+@pytest.mark.parametrize("n", [7, 8, 20])
+def test_a_particle_and_its_wedge_are_turned_back_onto_sums(n):
+    arguments, samples, rotation, shift = turning_arguments(n)
+    expected = [
+        sums + oracles.turned_back(table, 2.0, samples.axes, n, rotation, t, arguments["weight"])
+        for sums, table, t in (
+            (arguments["signal"], arguments["table"], shift),
+            (arguments["coverage"], arguments["wedge"], np.zeros_like(shift)),
+        )
+    ]
+    _scoring.add_turned_back(*arguments.values())
+    scale = np.abs(expected[0]).max()
+    np.testing.assert_allclose(arguments["signal"], expected[0], atol=1e-5 * scale)
+    scale = np.abs(expected[1]).max()
+    np.testing.assert_allclose(arguments["coverage"], expected[1].real, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("table", np.zeros((8, 8, 5), np.complex64), "is not a table"),
+        ("wedge", np.zeros((9, 9, 5), np.float32), "does not fit a table"),
+        ("index", np.zeros(3, np.intp), "3 indices"),
+        ("matrix", np.zeros((2, 3, 3)), "2 matrices, 3 ramps"),
+        ("matrix", np.full((3, 3, 3), np.nan), "outside the table"),
+        ("ramp", np.zeros((3, 3, 3), np.complex64), "beyond the ramp"),
+        ("weight", np.ones(4), "4 weights"),
+        ("signal", np.zeros(4, complex), "4 and"),
+        ("coverage", np.zeros(4), "and 4 sums"),
+    ],
+)
+def test_turning_back_refuses_what_does_not_fit(name, value, message):
+    arguments = turning_arguments()[0]
+    arguments[name] = value
+    with pytest.raises(ValueError, match=message):
+        _scoring.add_turned_back(*arguments.values())
+
+
+def test_turning_back_refuses_sums_that_do_not_exist():
+    arguments = turning_arguments()[0]
+    arguments["index"] = arguments["index"].copy()
+    arguments["index"][5] = len(arguments["index"])
+    with pytest.raises(ValueError, match="point 5"):
+        _scoring.add_turned_back(*arguments.values())
 
 
 def test_points_outside_a_table_are_refused():
