@@ -6,7 +6,7 @@ docs/decisions/0001-literal-layout.md tells why, and which traps the explicit li
 from setuptools import Extension, setup
 
 KERNELS = [
-    "_interpolate", "_so3", "_peaks", "_residual", "_scoring", "_voronoi", "_scatter", "_local",
+    "_interpolate", "_so3", "_peaks", "_residual", "_scoring", "_voronoi", "_local",
     "_posterior",
 ]
 # Written in C with a copy for AVX2 and fused multiply-adds, chosen at run time.

@@ -83,7 +83,8 @@ def main_table(data: Path, output: Path) -> list[tuple[str, str]]:
     for start in ("unturned", "turned"):
         folder = output / f"blind_{start}"
         verb("classify", blind, "--mode", "paper", "--classes", 1, "--iterations", 20,
-             "--start", start, "--low-pass", LOW_PASS, "--max-shift", MAX_SHIFT, "--output", folder, *again)
+             "--start", start, "--low-pass", LOW_PASS, "--max-shift", MAX_SHIFT,
+             "--output", folder, *again)
         found = verb("evaluate-poses", folder / "particles.star", "--truth", table)
         average_of_class = folder / "class_001.mrc"
         rows.append((

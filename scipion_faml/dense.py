@@ -18,11 +18,13 @@ from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
+from scipy.interpolate import CubicSpline
 
 from scipion_faml.align import IDENTITY, gather
-from scipion_faml.cython_ext import _posterior, _scatter
-from scipion_faml.fourier import OVERSAMPLING, SampleSet, spectrum, volume_from_table
+from scipion_faml.cython_ext import _posterior
+from scipion_faml.fourier import SampleSet
 from scipion_faml.geometry import RigidTransforms, euler_to_matrix
+from scipion_faml.harmonics import legendre_table
 from scipion_faml.shells import ShellSampling, shell_sampling
 from scipion_faml.so3 import RotationGrid, rotation_grid
 from scipion_faml.types import ComplexArray, FloatArray, IntArray
@@ -97,13 +99,15 @@ class DensePlan:
         return RigidTransforms(euler_zyz, np.einsum("mij,mj->mi", rotation, self.shift_xyz[t]))
 
     def to_samples(self, values: ComplexArray, samples: SampleSet) -> ComplexArray:
-        """Return a spectrum on the shells' points at the Fourier samples of the box, (J,)."""
-        limit = int(OVERSAMPLING * self.sampling.n_shells) + 1
-        table = np.zeros((2 * limit + 1, 2 * limit + 1, limit + 1), dtype=np.complex128)
-        weighted = (values * self.sampling.quadrature).astype(np.complex64).ravel()
-        _scatter.spread(self.sampling.axes, weighted, float(OVERSAMPLING), table)
-        volume = volume_from_table(table, self.n)
-        return samples.take(spectrum(volume))
+        """Return a spectrum on the shells' points at the Fourier samples of a box, (J,) complex64.
+
+        Its harmonics are interpolated along the radius and evaluated at the samples; beyond the
+        shells it is 0.
+        """
+        table = _sample_table(self.sampling, samples)
+        out = np.zeros(len(samples), dtype=np.complex64)
+        out[table.inside] = table.evaluate(self.sampling.analyse(values))
+        return out
 
 
 @lru_cache(maxsize=4)
@@ -116,6 +120,65 @@ def dense_plan(
     angle = (-2 * np.pi / n) * (shifts @ sampling.axes.astype(np.float64))
     phase = np.exp(1j * angle).astype(np.complex64).reshape(len(shifts), *sampling.shape)
     return DensePlan(n, sampling, grid, shifts, shift_step, phase)
+
+
+# ------------------------------------------------------------------------ from shells to samples
+@dataclass(frozen=True, eq=False)
+class SampleTable:
+    """From harmonics on shells to samples between them. Build it with `_sample_table`."""
+
+    inside: IntArray  # (P,) samples within the shells
+    length: IntArray  # (P,) index of their |k| among the different ones
+    radial: FloatArray  # (3, n_lengths, n_shells): interpolation for l = 0, odd and even l
+    real: FloatArray  # (P, n_lm) float32, Re Y_lm, twice for m > 0
+    imaginary: FloatArray  # (P, n_lm) float32
+    degree: IntArray  # (n_lm,)
+    order: IntArray  # (n_lm,)
+
+    def evaluate(self, coefficients: ComplexArray) -> ComplexArray:
+        """Return the spectrum at the samples inside, (P,), of Z (n_shells, l, m)."""
+        packed = coefficients[:, self.degree, self.order]
+        kind = np.where(self.degree == 0, 0, 2 - self.degree % 2)
+        between = np.empty((self.radial.shape[1], packed.shape[1]), dtype=np.complex64)
+        for which, matrix in enumerate(self.radial):
+            between[:, kind == which] = matrix @ packed[:, kind == which]
+        terms = self.real * between.real[self.length]
+        terms -= self.imaginary * between.imag[self.length]
+        # F_lm = i^l Z_lm: even degrees are real, odd ones imaginary.
+        terms *= np.array([1.0, 1.0, -1.0, -1.0], dtype=np.float32)[self.degree % 4]
+        is_odd = self.degree % 2 == 1
+        values: ComplexArray = terms[:, ~is_odd].sum(axis=1) + 1j * terms[:, is_odd].sum(axis=1)
+        return values
+
+
+@lru_cache(maxsize=4)
+def _sample_table(sampling: ShellSampling, samples: SampleSet) -> SampleTable:
+    """Tables for the samples with |k| up to the last shell."""
+    k = samples.frequency_xyz.astype(np.float64)
+    squared = np.rint(np.sum(k**2, axis=1)).astype(np.intp)
+    inside = np.flatnonzero(squared <= sampling.n_shells**2)
+    different, length = np.unique(squared[inside], return_inverse=True)
+    radius = np.sqrt(different)
+    # F(-k) = conj F(k): through the origin degree l goes on as (-1)^l times itself, and only
+    # l = 0 has a value there, which no shell holds.
+    shells = np.arange(1, sampling.n_shells + 1)
+    knots = np.concatenate([-shells[::-1], [0], shells])
+    unit, zero = np.eye(sampling.n_shells), np.zeros((1, sampling.n_shells))
+    radial = []
+    for sign, at in ((1, knots != 0), (-1, slice(None)), (1, slice(None))):
+        rows = np.concatenate([sign * unit[::-1], zero, unit])
+        radial.append(CubicSpline(knots[at], rows[at])(radius))
+    degree, order = np.tril_indices(sampling.bandwidth)
+    direction = k[inside] / radius[length][:, None]
+    cosines, which = np.unique(direction[:, 2], return_inverse=True)
+    table = legendre_table(sampling.bandwidth, np.clip(cosines, -1.0, 1.0))
+    ring = np.where(order > 0, 2.0, 1.0) * table[degree, order].T[which]
+    azimuth = np.arctan2(direction[:, 1], direction[:, 0])[:, None] * order
+    return SampleTable(
+        inside, length, np.stack(radial).astype(np.float32),
+        (ring * np.cos(azimuth)).astype(np.float32), (ring * np.sin(azimuth)).astype(np.float32),
+        degree, order,
+    )
 
 
 # ------------------------------------------------------------------- the two sides of a product

@@ -82,6 +82,7 @@ from scipion_faml.refine import (
 from scipion_faml.regularise import ShellResidual
 from scipion_faml.types import ComplexArray, FloatArray, IntArray
 from scipion_faml.volume import inscribed_sphere, soft_sphere
+from scipion_faml.wedge import is_measured
 
 logger = logging.getLogger(__name__)
 
@@ -342,7 +343,9 @@ def _e_step_chunk(chunk: Chunk, task: _Task) -> ChunkResult:
         if posterior is not None and not task.is_candidate:
             found.append(sums.add_dense(i, task, posterior, peaks))
         else:
-            found.append(sums.add_candidates(i, task, particle, peaks))
+            is_broad = posterior is not None and task.state.n_effective >= FOCUSED_BELOW
+            least = posterior.n_effective if posterior is not None and is_broad else 1.0
+            found.append(sums.add_candidates(i, task, particle, peaks, least))
         clock.append(time.perf_counter())
         for name, spent in zip(seconds, np.diff(clock), strict=True):
             seconds[name] += float(spent)
@@ -476,9 +479,13 @@ class _ChunkSums:
         )
 
     def add_candidates(
-        self, index: int, task: _Task, particle: Measured, peaks: _ClassPeaks
+        self, index: int, task: _Task, particle: Measured, peaks: _ClassPeaks,
+        least_effective: float,
     ) -> _Found:
-        """Add a particle with its peaks, each weighted by its share of the posterior."""
+        """Add a particle with its peaks, each weighted by its share of the posterior.
+
+        A few peaks cannot tell how many poses share a broad posterior: what the grid said counts.
+        """
         evidence = float(logsumexp(peaks.log_joint))
         gamma = np.exp(peaks.log_joint - evidence)
         gamma = without_small(gamma, task.bench.config.min_responsibility)
@@ -496,8 +503,8 @@ class _ChunkSums:
         self.weight += class_weight
         best = int(np.argmax(gamma))
         return self._counted(
-            index, task, peaks, best, evidence, class_weight, 1.0 / float(np.sum(gamma**2)),
-            float(gamma[best]),
+            index, task, peaks, best, evidence, class_weight,
+            max(1.0 / float(np.sum(gamma**2)), least_effective), float(gamma[best]),
         )
 
     def _counted(
@@ -619,7 +626,8 @@ def _mean_power(bench: Workbench) -> tuple[FloatArray, FloatArray]:
         particle = bench.source[i]
         half = spectrum(particle.volume)
         power += shell_sums(np.abs(half) ** 2 * particle.wedge, n)[1 : n_shells + 1]
-        n_observed += shell_sums(particle.wedge, n)[1 : n_shells + 1]
+        measured = is_measured(particle.wedge).astype(np.float32)
+        n_observed += shell_sums(measured, n)[1 : n_shells + 1]
     return power / np.maximum(n_observed, 1e-12), n_observed
 
 

@@ -28,6 +28,7 @@ from scipion_faml.fourier import (
 )
 from scipion_faml.regularise import sums_over_shells
 from scipion_faml.types import ComplexArray, FloatArray, IntArray
+from scipion_faml.wedge import is_measured
 
 MAX_CACHED_WEDGES = 32
 
@@ -66,8 +67,8 @@ class MeasuredWedge:
 
     @cached_property
     def n_observed(self) -> FloatArray:
-        """Sum of weights on every shell."""
-        return sums_over_shells(self.weight, self.samples)
+        """Number of measured samples on every shell, both Friedel mates counted."""
+        return sums_over_shells(is_measured(self.weight).astype(np.float32), self.samples)
 
     def add_turned_back(
         self, rotation: FloatArray, weight: FloatArray, out: ComplexArray

@@ -82,7 +82,7 @@ class FamlConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {least}")
         if self.n_folds in (2, 3):
             # Halves that are aligned to each other only, in turn, drift apart.
-            raise ValueError(f"n_folds is {self.n_folds}: choose 1 (leave out nothing), or 4 and more")
+            raise ValueError(f"n_folds is {self.n_folds}: choose 1 (none left out) or at least 4")
         symmetry_rotations(self.symmetry)  # raises where the group is not known
 
     def check_size(self, n_particles: int) -> None:

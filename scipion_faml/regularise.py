@@ -21,6 +21,7 @@ from scipion_faml.fourier import SampleSet
 from scipion_faml.types import ComplexArray, FloatArray, IntArray
 
 SMALLEST_FSC, LARGEST_FSC = 0.01, 0.999
+SMALLEST_RESIDUAL = 0.01  # of the power
 HALF_FLOOR = 0.05  # of a shell's mean coverage: what no particle measured is not blown up
 
 
@@ -87,7 +88,7 @@ class ShellResidual:
     """Sums over particles and shells from which the noise variance is estimated."""
 
     power: FloatArray  # (n_shells,) sum w |X|^2
-    n_observed: FloatArray  # (n_shells,) sum w
+    n_observed: FloatArray  # (n_shells,) measured samples
 
     def __add__(self, other: ShellResidual) -> ShellResidual:
         return ShellResidual(self.power + other.power, self.n_observed + other.n_observed)
@@ -107,7 +108,7 @@ class ShellResidual:
     def noise(self, explained: FloatArray, is_white: bool) -> FloatArray:
         """Return sigma^2 of a sample on each shell; of all shells together where it is white."""
         # A reference that overfits would explain more than there is.
-        left = np.maximum(self.power - explained, 0.1 * self.power)
+        left = np.maximum(self.power - explained, SMALLEST_RESIDUAL * self.power)
         if is_white:
             return np.full(len(left), left.sum() / max(self.n_observed.sum(), 1e-12))
         mean = left.sum() / max(self.n_observed.sum(), 1e-12)

@@ -13,7 +13,9 @@ from functools import lru_cache
 import numpy as np
 
 from scipion_faml.fourier import frequencies
-from scipion_faml.types import FloatArray
+from scipion_faml.types import BoolArray, FloatArray
+
+SMALLEST_WEIGHT = 0.01  # of 1: samples below count as not measured, whatever they hold
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,15 @@ class MissingWedge:
     def mask(self, n: int) -> FloatArray:
         """Return weights (n, n, n // 2 + 1) float32: 1 measured, 0 missing; read-only."""
         return _wedge_mask(self.tilt_min_deg, self.tilt_max_deg, n)
+
+
+def is_measured(weight: FloatArray) -> BoolArray:
+    """Return where weights say that something was measured.
+
+    A sample of weight w has the noise variance sigma^2 / w: sum w |noise|^2 is sigma^2 times the
+    number of measured samples, not times the sum of their weights.
+    """
+    return np.asarray(weight > SMALLEST_WEIGHT)
 
 
 @lru_cache(maxsize=32)

@@ -158,23 +158,6 @@ def log_joint(observed, model, weight, alpha, sigma, zeta, shift_xyz):
     return np.log(alpha) - squared / (2 * sigma**2) - np.sum(shift_xyz**2) / (2 * zeta**2)
 
 
-def spread(points, values, scale, limit):
-    """The whole table (2K + 1)^3 of a Hermitian function: every point and its mate, eight cells."""
-    side = 2 * limit + 1
-    full = np.zeros((side, side, side), dtype=np.complex128)
-    mates = [(p, v) for p, v in zip(points.T, values, strict=True)]
-    mates += [(-p, np.conj(v)) for p, v in mates]
-    for point, value in mates:
-        k = scale * point.astype(float)
-        base = np.floor(k).astype(int)
-        for corner in itertools.product((0, 1), repeat=3):
-            weight = np.prod([w if c else 1 - w for c, w in zip(corner, k - base, strict=True)])
-            x, y, z = base + corner + limit
-            if weight > 0:
-                full[z, y, x] += weight * value
-    return full
-
-
 def model_at_pose(table, scale, points, n_box, rotation, shift_xyz):
     """R_phi A at points: the table at R^T k, times exp(-2 pi i k t / n)."""
     phase = np.exp(-2j * np.pi / n_box * (shift_xyz @ points))

@@ -133,7 +133,7 @@ class Em:
         total = 0.0
         for i in range(len(self.observed)):
             e = [self.log_joint(c, theta) + np.log(c[4]) for c in self.of_particle(i)]
-            n_observed = self.weight[i].sum()
+            n_observed = (self.weight[i] > 0.01).sum()
             total += logsumexp(e) - 0.5 * n_observed * np.log(2 * np.pi * theta.sigma**2)
             total -= 1.5 * np.log(2 * np.pi * theta.zeta**2)
         return total
@@ -150,7 +150,7 @@ class Em:
                 x = self.spectrum.moved_back(self.observed[i], rotation, shift)
                 averages[k] += p * (w * x + (1 - w) * theta.averages[k])
                 alpha[k] += p / n_particles
-                missing = np.sum(1 - self.weight[i]) * theta.sigma**2
+                missing = np.sum(self.weight[i] <= 0.01) * theta.sigma**2
                 sigma_sq += p * (self.squared_residual(c, theta) + missing)
                 zeta_sq += p * np.sum(shift**2)
         averages /= (n_particles * alpha)[:, None]

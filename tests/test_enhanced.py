@@ -148,7 +148,7 @@ def test_turning_all_particles_by_90_deg_turns_their_poses_and_no_average(small,
         assert np.corrcoef(*both)[0, 1] > 0.97
     expected = turn @ a.assignments.poses.rotation
     # The grid of rotations is not turned with the particles.
-    assert np.median(rotation_angle_deg(b.assignments.poses.rotation, expected)) < 4.0
+    assert np.median(rotation_angle_deg(b.assignments.poses.rotation, expected)) < 6.0
     moved_by = b.assignments.poses.shift_xyz - a.assignments.poses.shift_xyz @ turn.T
     assert np.median(np.linalg.norm(moved_by, axis=1)) < 0.25
     np.testing.assert_array_equal(b.assignments.class_index, class_index)

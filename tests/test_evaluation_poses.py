@@ -12,8 +12,8 @@ from scipion_faml.evaluation.poses import (
     pose_errors,
     summarise,
 )
-from scipion_faml.symmetry import rotation_about, symmetry_rotations
 from scipion_faml.geometry import RigidTransforms, compose, random_rotations, rotation_angle_deg
+from scipion_faml.symmetry import rotation_about, symmetry_rotations
 
 NONE = symmetry_rotations("C1")
 

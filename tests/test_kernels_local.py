@@ -4,7 +4,7 @@ import numpy as np
 import oracles
 import pytest
 from oracles_gauss import Blobs, random_weight
-from scipion_faml.cython_ext import _local, _posterior, _scatter, _scoring
+from scipion_faml.cython_ext import _local, _posterior
 
 from scipion_faml.fourier import sample_set, turnable_spectrum
 from scipion_faml.geometry import (
@@ -20,83 +20,6 @@ ROTATION = euler_to_matrix(np.array([0.4, 1.1, -0.8]))
 def frozen(array):
     array.flags.writeable = False
     return array
-
-
-# ------------------------------------------------------------------------------------ spreading
-def random_points(rng, n_points, reach):
-    """Points (3, J) within `reach`, with some on the grid's own planes."""
-    points = rng.uniform(-reach, reach, (3, n_points)) / np.sqrt(3)
-    points[:, :3] = np.rint(points[:, :3])
-    points[0, 3] = 0.0
-    values = rng.normal(size=n_points) + 1j * rng.normal(size=n_points)
-    return frozen(points.astype(np.float32)), frozen(values.astype(np.complex64))
-
-
-def spread(points, values, scale, limit):
-    table = np.zeros((2 * limit + 1, 2 * limit + 1, limit + 1), dtype=np.complex128)
-    _scatter.spread(points, values, scale, table)
-    return table
-
-
-@pytest.mark.parametrize("scale", [1.0, 2.0])
-def test_spreading_adds_every_point_and_its_friedel_mate_to_eight_cells(scale):
-    limit = 7
-    points, values = random_points(np.random.default_rng(0), 40, 6.5 / scale)
-    found = spread(points, values, scale, limit)
-    full = oracles.spread(points, values, scale, limit)
-    np.testing.assert_allclose(found[:, :, 1:], full[:, :, limit + 1 :], atol=1e-5)
-    # An inverse real FFT reads of the plane kx = 0 its Hermitian part alone.
-    plane = found[:, :, 0]
-    hermitian = 0.5 * (plane + plane[::-1, ::-1].conj())
-    np.testing.assert_allclose(hermitian, full[:, :, limit], atol=1e-5)
-
-
-def test_spreading_is_the_transpose_of_gathering():
-    rng = np.random.default_rng(1)
-    limit = 9
-    points, values = random_points(rng, 60, 4.2)
-    table = rng.normal(size=(19, 19, 10)) + 1j * rng.normal(size=(19, 19, 10))
-    table[:, :, 0] = 0.5 * (table[:, :, 0] + table[::-1, ::-1, 0].conj())
-    table = table.astype(np.complex64)
-    gathered = np.empty(60, dtype=np.complex64)
-    _scoring.gather(table, points, 2 * np.eye(3), gathered)
-    on_points = np.vdot(values, gathered).real
-    # Of the whole table the half holds one mate; the plane kx = 0 is entered for both.
-    multiplicity = np.where(np.arange(limit + 1) == 0, 0.5, 1.0)
-    on_table = np.sum(multiplicity * (spread(points, values, 2.0, limit).conj() * table).real)
-    assert on_points == pytest.approx(on_table, rel=1e-5)
-
-
-def test_spreading_adds_to_what_is_there_and_leaves_its_input_alone():
-    points, values = random_points(np.random.default_rng(2), 10, 2.0)
-    table = spread(points, values, 1.0, 3)
-    _scatter.spread(points, values, 1.0, table)
-    np.testing.assert_allclose(table, 2 * spread(points, values, 1.0, 3), atol=1e-12)
-
-
-def test_spreading_of_nothing_changes_nothing():
-    table = spread(np.zeros((3, 0), np.float32), np.zeros(0, np.complex64), 2.0, 3)
-    assert not table.any()
-
-
-@pytest.mark.parametrize(
-    ("points", "n_values", "shape", "message"),
-    [
-        (np.zeros((3, 2)), 1, (7, 7, 4), "1 values"),
-        (np.zeros((2, 1)), 1, (7, 7, 4), "1 values"),
-        (np.zeros((3, 1)), 1, (7, 6, 4), "is not"),
-        (np.zeros((3, 1)), 1, (8, 8, 4), "is not"),
-        (np.array([[3.0], [0], [0]]), 1, (7, 7, 4), "outside the table"),
-        (np.array([[0.0], [-3.5], [0]]), 1, (7, 7, 4), "outside the table"),
-        (np.array([[np.nan], [0], [0]]), 1, (7, 7, 4), "outside the table"),
-    ],
-)
-def test_spreading_refuses_what_does_not_fit(points, n_values, shape, message):
-    with pytest.raises(ValueError, match=message):
-        _scatter.spread(
-            points.astype(np.float32), np.zeros(n_values, np.complex64), 1.0,
-            np.zeros(shape, np.complex128),
-        )
 
 
 # ------------------------------------------------------------------------------------- climbing

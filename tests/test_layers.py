@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "scipion_faml"
 LAYER = {
     0: ["cython_ext"],
-    1: ["types", "geometry", "volume", "fourier", "wedge", "harmonics", "symmetry", "shells", "so3"],
+    1: ["types", "geometry", "volume", "fourier", "wedge", "harmonics", "symmetry",
+        "shells", "so3"],
     2: ["regularise", "measured", "align", "voronoi", "model", "refine", "dense", "phase", "folds",
         "em", "impose", "picking", "extraction", "simulation", "evaluation", "plots"],
     3: ["faml", "enhanced", "checkpoint", "io", "execution", "structures", "datasets", "report"],

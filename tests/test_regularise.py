@@ -5,7 +5,7 @@ import oracles
 import pytest
 from oracles_gauss import Blobs, random_weight, smooth_weight
 
-from scipion_faml.fourier import sample_set, spectrum
+from scipion_faml.fourier import sample_set, spectrum, volume_from_spectrum
 from scipion_faml.measured import WorkingBox
 from scipion_faml.regularise import (
     ShellResidual,
@@ -159,9 +159,12 @@ def test_noise_is_that_of_what_the_averages_leave_unexplained():
     volume *= 0.25 / volume.std()  # below ten times the noise on every shell
     average = box.samples.take(spectrum(volume)).astype(np.complex64)
     wedge = smooth_weight(n, rng)
+    # A sample of weight w has the variance sigma^2 / w.
+    gain = 1.0 / np.sqrt(np.maximum(wedge, 1e-3))
+    noise = [gain * spectrum(rng.normal(size=(n, n, n))) for _ in range(6)]
     measured = [
-        box.measure(i, (volume + rng.normal(size=(n, n, n))).astype(np.float32), wedge)
-        for i in range(6)
+        box.measure(i, (volume + volume_from_spectrum(half, n)).astype(np.float32), wedge)
+        for i, half in enumerate(noise)
     ]
     residual = residual_of(measured)
     signal = sum(m.values for m in measured)
@@ -189,8 +192,8 @@ def test_what_an_average_explains_is_the_fall_of_the_squared_residual(n):
     np.testing.assert_allclose(explained, expected, rtol=1e-4, atol=1e-3 * np.abs(expected).max())
 
 
-def test_an_average_that_explains_everything_leaves_a_tenth_as_noise():
+def test_an_average_that_explains_everything_leaves_a_hundredth_as_noise():
     residual = ShellResidual(np.array([10.0, 20.0]), np.array([5.0, 0.0]))
     found = residual.noise(np.array([50.0, 0.0]), is_white=False)
-    assert found[0] == pytest.approx(0.2)
+    assert found[0] == pytest.approx(0.02)
     assert found[1] > 0  # nothing measured: the mean of the others
