@@ -184,7 +184,7 @@ class ProtFamlClassify(_ProtFamlParticles):
         form.addParam(
             "folds", params.IntParam, default=10, validators=[params.GE(1)], label="Folds",
             help="A particle is compared with averages that leave out its own fold: it must not "
-                 "meet its own noise. 1: nothing is left out.", **expert)
+                 "meet its own noise. 4 and more, or 1: nothing is left out.", **expert)
         form.addParam(
             "noise", params.EnumParam, default=0, label="Noise", **expert,
             choices=["variance of each Fourier shell", "one variance (white)"])
@@ -348,6 +348,8 @@ class ProtFamlClassify(_ProtFamlParticles):
             errors.append(f"{classes} classes asked of {images.getSize()} subtomograms: ask for "
                           "fewer classes.")
         self._checkSymmetry(errors)
+        if self.isEnhanced() and self.folds.get() in (2, 3):
+            errors.append(f"{self.folds.get()} folds are too few: use 4 or more, or 1.")
         references = self.inputReferences.get()
         symmetry = (self.symmetry.get() or "C1").strip().upper()
         if references is None and symmetry != "C1" and not self.isEnhanced():

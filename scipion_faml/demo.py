@@ -43,8 +43,8 @@ class DemoSize:
 
 
 SIZES = {
-    "small": DemoSize((144, 144, 56), 16, 6, 0.05),
-    "standard": DemoSize((208, 208, 64), 40, 10, 0.04),
+    "small": DemoSize((144, 144, 56), 16, 30, 0.05),
+    "standard": DemoSize((208, 208, 64), 40, 30, 0.04),
 }
 
 

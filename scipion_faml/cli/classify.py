@@ -113,7 +113,7 @@ def _enhanced_options(function: Any) -> Any:
                      help="Noise variance of each Fourier shell, or one for all.  [enhanced]"),
         click.option("--folds", "n_folds", type=click.IntRange(1, 1000), default=10,
                      show_default=True, help="A particle is compared with averages that leave out "
-                     "its own fold; 1: they leave out nothing.  [enhanced]"),
+                     "its own fold; 4 and more, or 1: they leave out nothing.  [enhanced]"),
     ):
         function = option(function)
     return function
