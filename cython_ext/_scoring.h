@@ -169,34 +169,82 @@ static int gather_points(SpectrumTable t, const float *const points[3], long n_p
     return 1;
 }
 
-/* One value of a real table of the same shape. */
-FAML_INLINE float interpolate_real(const SpectrumTable *t, const float *samples, const Cells *c,
-                                   int i) {
-    const float *p = samples + c->corner[i];
-    const float *r = p + t->stride_y, *q = p + t->stride_z, *s = q + t->stride_y;
-    const float w0 = c->row[0][i], w1 = c->row[1][i], w2 = c->row[2][i], w3 = c->row[3][i];
-    const float low = w0 * p[0] + w1 * r[0] + w2 * q[0] + w3 * s[0];
-    const float high = w0 * p[1] + w1 * r[1] + w2 * q[1] + w3 * s[1];
-    return low + c->upper_x[i] * (high - low);
+/* Two samples of a real table at each of four cells, in order: lower and upper kx. */
+FAML_INLINE vec load_twos(const float *a, const float *b, const float *c, const float *d) {
+    typedef double four __attribute__((vector_size(32)));
+    double v[4];
+    memcpy(v, a, 8);
+    memcpy(v + 1, b, 8);
+    memcpy(v + 2, c, 8);
+    memcpy(v + 3, d, 8);
+    return (vec)(four){v[0], v[1], v[2], v[3]};
 }
 
-/* Add n poses of a particle, moved back, to signal (re, im) and its wedge to coverage, at index.
- * ramp: for each pose three rows of (re, im) factors of kx, ky, kz = -radius..radius. */
+/* Cells i, i + 1, i + 4 and i + 5 of a real table: two values of kx each; weights likewise. */
+FAML_INLINE vec twos_at(const SpectrumTable *t, const float *samples, const Cells *c, int i, vec w0,
+                        vec w1, vec w2, vec w3) {
+    const int dy = t->stride_y, dz = t->stride_z;
+    const float *p = samples + c->corner[i], *q = samples + c->corner[i + 1],
+                *r = samples + c->corner[i + 4], *s = samples + c->corner[i + 5];
+    vec v = load_twos(p, q, r, s) * w0 + load_twos(p + dy, q + dy, r + dy, s + dy) * w1;
+    vec u = load_twos(p + dz, q + dz, r + dz, s + dz) * w2
+            + load_twos(p + dz + dy, q + dz + dy, r + dz + dy, s + dz + dy) * w3;
+    return v + u;
+}
+#define FIRST_TWO(v) SHUFFLE(v, v, 0, 0, 1, 1, 4, 4, 5, 5)
+#define LAST_TWO(v) SHUFFLE(v, v, 2, 2, 3, 3, 6, 6, 7, 7)
+
+/* Eight values of a real table of the same shape, which starts at samples. */
+FAML_INLINE vec interpolate_real8(const SpectrumTable *t, const float *samples, const Cells *c, int i) {
+    const vec w0 = load(c->row[0] + i), w1 = load(c->row[1] + i), w2 = load(c->row[2] + i),
+              w3 = load(c->row[3] + i);
+    vec a = twos_at(t, samples, c, i, FIRST_TWO(w0), FIRST_TWO(w1), FIRST_TWO(w2), FIRST_TWO(w3));
+    vec b = twos_at(t, samples, c, i + 2, LAST_TWO(w0), LAST_TWO(w1), LAST_TWO(w2), LAST_TWO(w3));
+    vec low = SHUFFLE(a, b, 0, 2, 8, 10, 4, 6, 12, 14), high = SHUFFLE(a, b, 1, 3, 9, 11, 5, 7, 13, 15);
+    return low + load(c->upper_x + i) * (high - low);
+}
+
+/* Samples in runs of consecutive kx, none longer than LONGEST_RUN. */
+enum { LONGEST_RUN = 16 };
+
+/* Phase factors of the runs from `first` to `stop`: separable. ramp: cosines and sines for kx, then
+ * ky, then kz = -radius..radius, `width` floats each, of which the last LONGEST_RUN are padding. */
+FAML_INLINE void phases(const int *runs, const int *rows, int first, int stop, const float *ramp,
+                        int radius, int width, float *re, float *im) {
+    const float *x = ramp + radius, *y = x + 2 * width, *z = y + 2 * width;
+    for (int r = first; r < stop; r++) {
+        const int kx = runs[3 * r], n = runs[3 * r + 1], *row = rows + 2 * runs[3 * r + 2];
+        const float a = z[row[0]], b = z[row[0] + width], c = y[row[1]], d = y[row[1] + width];
+        const float f = a * c - b * d, g = a * d + b * c;
+        for (int i = 0; i < n; i += LANES) { /* what is written beyond n, the next run overwrites */
+            vec p = load(x + kx + i), q = load(x + kx + width + i);
+            store(re + i, p * f - q * g);
+            store(im + i, p * g + q * f);
+        }
+        re += n;
+        im += n;
+    }
+}
+
+/* Add n poses of a particle, moved back, to signal (re, im) and its wedge to coverage, at index. */
 FAML_CLONES
 static void add_turned_back(SpectrumTable t, const float *wedge, const float *const points[3],
-                            const long *index, long n_points, const double *matrices, int n_poses,
-                            const float *ramps, int radius, const double *weights, double *signal,
-                            double *coverage) {
+                            const int *runs, int n_runs, const int *rows, const long *index,
+                            const double *matrices, int n_poses, const float *ramps, int radius,
+                            int width, const double *weights, double *signal, double *coverage) {
     Cells cells;
-    float re[CHUNK], im[CHUNK], m[9];
-    double sum[3 * CHUNK];
-    const int width = 2 * (2 * radius + 1);
-    for (long start = 0; start < n_points; start += CHUNK) {
-        int n = n_points - start < CHUNK ? (int)(n_points - start) : CHUNK;
-        memset(sum, 0, sizeof sum);
+    float re[CHUNK], im[CHUNK], w[CHUNK], m[9];
+    float phase_re[CHUNK + LANES], phase_im[CHUNK + LANES];
+    double sum_re[CHUNK], sum_im[CHUNK], sum_w[CHUNK];
+    long start = 0;
+    for (int first = 0, stop; first < n_runs; first = stop) {
+        int n = 0;
+        for (stop = first; stop < n_runs && n + runs[3 * stop + 1] <= CHUNK; stop++)
+            n += runs[3 * stop + 1];
+        memset(sum_re, 0, sizeof sum_re);
+        memset(sum_im, 0, sizeof sum_im);
+        memset(sum_w, 0, sizeof sum_w);
         for (int pose = 0; pose < n_poses; pose++) {
-            const float *rx = ramps + (long)pose * 3 * width + 2 * radius, *ry = rx + width,
-                        *rz = ry + width;
             const double weight = weights[pose];
             for (int i = 0; i < 9; i++) m[i] = (float)matrices[9 * pose + i];
             locate_chunk(&t, points, start, n, m, &cells);
@@ -205,24 +253,23 @@ static void add_turned_back(SpectrumTable t, const float *wedge, const float *co
                 interpolate8(&t, &cells, i, &a, &b);
                 store(re + i, a);
                 store(im + i, b);
+                store(w + i, interpolate_real8(&t, wedge, &cells, i));
             }
+            phases(runs, rows, first, stop, ramps + (long)pose * 6 * width, radius, width, phase_re,
+                   phase_im);
             for (int i = 0; i < n; i++) {
-                const float *a = rx + 2 * (int)points[0][start + i],
-                            *b = ry + 2 * (int)points[1][start + i],
-                            *c = rz + 2 * (int)points[2][start + i];
-                const float br = a[0] * b[0] - a[1] * b[1], bi = a[0] * b[1] + a[1] * b[0];
-                const float pr = br * c[0] - bi * c[1], pi = br * c[1] + bi * c[0];
-                sum[3 * i] += weight * (re[i] * pr - im[i] * pi);
-                sum[3 * i + 1] += weight * (re[i] * pi + im[i] * pr);
-                sum[3 * i + 2] += weight * interpolate_real(&t, wedge, &cells, i);
+                sum_re[i] += weight * (re[i] * phase_re[i] - im[i] * phase_im[i]);
+                sum_im[i] += weight * (re[i] * phase_im[i] + im[i] * phase_re[i]);
+                sum_w[i] += weight * w[i];
             }
         }
         for (int i = 0; i < n; i++) {
             const long at = index[start + i];
-            signal[2 * at] += sum[3 * i];
-            signal[2 * at + 1] += sum[3 * i + 1];
-            coverage[at] += sum[3 * i + 2];
+            signal[2 * at] += sum_re[i];
+            signal[2 * at + 1] += sum_im[i];
+            coverage[at] += sum_w[i];
         }
+        start += n;
     }
 }
 

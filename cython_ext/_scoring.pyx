@@ -4,7 +4,7 @@
 from libc.stdlib cimport free
 
 cdef extern from "_scoring.h":
-    enum: LANES, BLOCK
+    enum: LANES, BLOCK, LONGEST_RUN
     void* allocate(size_t n_bytes) nogil
     ctypedef struct SpectrumTable:
         pass
@@ -35,9 +35,9 @@ cdef extern from "_scoring.h":
     int gather_points(SpectrumTable t, const float** points, long n_points, const double* matrix,
                       float* out) nogil
     void c_add_turned_back "add_turned_back"(
-        SpectrumTable t, const float* wedge, const float** points, const long* index, long n_points,
-        const double* matrices, int n_poses, const float* ramps, int radius, const double* weights,
-        double* signal, double* coverage) nogil
+        SpectrumTable t, const float* wedge, const float** points, const int* runs, int n_runs,
+        const int* rows, const long* index, const double* matrices, int n_poses, const float* ramps,
+        int radius, int width, const double* weights, double* signal, double* coverage) nogil
     void turn_and_multiply(SpectrumTable t, RunSamples s, const double* matrices, int n, int* start,
                            int* order, long stride, float* product, double* power) nogil
     void score_shifts(RunSamples s, ShiftWindow w, Scratch work, const float* product_re,
@@ -45,6 +45,27 @@ cdef extern from "_scoring.h":
 
 cdef size_t BATCH_BYTES = 160 << 20  # of products: rotations that are worked on together
 SHIFT_LANES = LANES  # tables over shifts hold a multiple of this many
+RAMP_PADDING = LONGEST_RUN  # of a ramp's rows; no run of samples is longer
+
+
+cdef class WorkingMemory:
+    """What a kernel writes on its way: it keeps its pages for the next call, of the same thread."""
+    cdef char* data
+    cdef size_t size
+
+    cdef char* reserve(self, size_t n_bytes) except NULL:
+        """At least n_bytes; what was there is lost."""
+        if n_bytes > self.size:
+            free(self.data)
+            self.size = 0
+            self.data = <char*>allocate(n_bytes)
+            if self.data == NULL:
+                raise MemoryError(f"{n_bytes} bytes of working memory")
+            self.size = n_bytes
+        return self.data
+
+    def __dealloc__(self):
+        free(self.data)
 
 
 def gather(
@@ -75,55 +96,58 @@ def gather(
 def add_turned_back(
     const float complex[:, :, ::1] table not None,  # IN  (2K + 1, 2K + 1, K + 1) particle, DC at (K, K, 0)
     const float[:, :, ::1] wedge not None,          # IN  the same of its wedge
-    const float[:, ::1] points not None,            # IN  (3, J) kx, ky, kz: integers up to R
-    const Py_ssize_t[::1] index not None,           # IN  (J,) where each point's sums are, each once
-    const double[:, :, ::1] matrix not None,        # IN  (M, 3, 3) rotation times scale, for every point
-    const float complex[:, :, ::1] ramp not None,   # IN  (M, 3, 2R + 1) factors of kx, ky, kz = -R..R
+    const float[:, ::1] axes not None,              # IN  (3, J) kx, ky, kz of the samples, run after run
+    const int[:, ::1] runs not None,                # IN  (S, 3) first kx, number of samples, row
+    const int[:, ::1] rows not None,                # IN  (R, 2) kz, ky, ascending
+    const Py_ssize_t[::1] index not None,           # IN  (J,) where each sample's sums are
+    const double[:, :, ::1] matrix not None,        # IN  (M, 3, 3) rotation times scale, for every sample
+    const float[:, :, :, ::1] ramp not None,        # IN  (M, 3, 2, 2 radius + 1 + RAMP_PADDING) cosines,
+                                                    #     sines of factors of kx, ky, kz = -radius..radius
     const double[::1] weight not None,              # IN  (M,)
     double complex[::1] signal not None,            # I/O (J,) sums of weight times table times factors
     double[::1] coverage not None,                  # I/O (J,) sums of weight times wedge
 ):
     """Add a particle and its wedge, moved back by M poses. Oracle: tests/oracles.py::turned_back."""
-    cdef long n_points = points.shape[1]
-    cdef Py_ssize_t j, m, n_poses = matrix.shape[0], radius = ramp.shape[2] // 2
-    cdef const float* axes[3]
+    cdef Py_ssize_t j, m, n_poses = matrix.shape[0], n_samples = axes.shape[1]
+    cdef Py_ssize_t radius = (ramp.shape[3] - RAMP_PADDING) // 2
+    cdef const float* points[3]
     cdef bint is_inside = True
     _check_table(table.shape[0], table.shape[1], table.shape[2])
     if (wedge.shape[0], wedge.shape[1], wedge.shape[2]) != (
             table.shape[0], table.shape[1], table.shape[2]):
         raise ValueError(f"a wedge ({wedge.shape[0]}, {wedge.shape[1]}, {wedge.shape[2]}) does not "
                          f"fit a table ({table.shape[0]}, {table.shape[1]}, {table.shape[2]})")
-    if (points.shape[0] != 3 or index.shape[0] != n_points or signal.shape[0] != n_points
-            or coverage.shape[0] != n_points):
-        raise ValueError(f"points ({points.shape[0]}, {n_points}), {index.shape[0]} indices, "
+    if (axes.shape[0] != 3 or index.shape[0] != n_samples or signal.shape[0] != n_samples
+            or coverage.shape[0] != n_samples):
+        raise ValueError(f"axes ({axes.shape[0]}, {n_samples}), {index.shape[0]} indices, "
                          f"{signal.shape[0]} and {coverage.shape[0]} sums: (3, J) and J are needed")
     if (matrix.shape[1] != 3 or matrix.shape[2] != 3 or ramp.shape[0] != n_poses
-            or ramp.shape[1] != 3 or ramp.shape[2] % 2 == 0 or weight.shape[0] != n_poses):
+            or ramp.shape[1] != 3 or ramp.shape[2] != 2 or weight.shape[0] != n_poses):
         raise ValueError(f"{n_poses} matrices, {ramp.shape[0]} ramps and {weight.shape[0]} weights: "
-                         "(M, 3, 3), (M, 3, 2R + 1) and (M,) are needed")
-    if n_points == 0 or n_poses == 0:
+                         "(M, 3, 3), (M, 3, 2, W) and (M,) are needed")
+    _check_runs(axes, runs, rows, <int>radius)
+    if n_samples == 0 or n_poses == 0:
         return
-    with nogil:
-        for j in range(n_points):
-            if not (abs(points[0, j]) <= radius and abs(points[1, j]) <= radius
-                    and abs(points[2, j]) <= radius and 0 <= index[j] < n_points):
-                is_inside = False
-                break
-    if not is_inside:
-        raise ValueError(f"point {j} lies beyond the ramp, which ends at {radius}, or its index "
-                         f"{index[j]} beyond {n_points} sums")
-    axes[0], axes[1], axes[2] = &points[0, 0], &points[1, 0], &points[2, 0]
+    points[0], points[1], points[2] = &axes[0, 0], &axes[1, 0], &axes[2, 0]
     cdef SpectrumTable t = spectrum_table(<const float*>&table[0, 0, 0], <int>(table.shape[2] - 1))
     with nogil:
+        for j in range(n_samples):
+            is_inside = is_inside and 0 <= index[j] < n_samples
+        for j in range(runs.shape[0]):
+            is_inside = is_inside and runs[j, 1] <= LONGEST_RUN
+    if not is_inside:
+        raise ValueError(f"an index lies beyond {n_samples} sums, or a run is longer than {LONGEST_RUN}")
+    with nogil:
         for m in range(n_poses):
-            is_inside = is_inside and is_within(<int>(table.shape[2] - 1), axes, n_points,
+            is_inside = is_inside and is_within(<int>(table.shape[2] - 1), points, n_samples,
                                                 &matrix[m, 0, 0])
     if not is_inside:
         raise ValueError(f"a point lies outside the table, which ends at |k| = {table.shape[2] - 1}")
     with nogil:
-        c_add_turned_back(t, &wedge[0, 0, 0], axes, <const long*>&index[0], n_points,
-                          &matrix[0, 0, 0], <int>n_poses, <const float*>&ramp[0, 0, 0], <int>radius,
-                          &weight[0], <double*>&signal[0], &coverage[0])
+        c_add_turned_back(t, &wedge[0, 0, 0], points, &runs[0, 0], <int>runs.shape[0], &rows[0, 0],
+                          <const long*>&index[0], &matrix[0, 0, 0], <int>n_poses, &ramp[0, 0, 0, 0],
+                          <int>radius, <int>ramp.shape[3], &weight[0], <double*>&signal[0],
+                          &coverage[0])
 
 
 def score_rotations(
@@ -142,6 +166,7 @@ def score_rotations(
     double step,                                    # IN  voxels
     double max_shift,                               # IN  voxels, from the centre
     double[:, ::1] out not None,                    # OUT (M, 5) shift x, y, z, cross and power there
+    WorkingMemory memory not None,                  # in use by no other thread
 ):
     """Best shift of each rotation and its sums of Eq. 1. Oracle: tests/oracles.py::score_rotation."""
     cdef Py_ssize_t m, r, n_rotations = matrix.shape[0]
@@ -191,9 +216,7 @@ def score_rotations(
     cdef size_t n_words = 0
     for r in range(9):
         n_words += sizes[r]
-    cdef double* power = <double*>allocate(n_batch * sizeof(double) + n_words * sizeof(float))
-    if power == NULL:
-        raise MemoryError(f"{n_words * sizeof(float)} bytes to score a particle")
+    cdef double* power = <double*>memory.reserve(n_batch * sizeof(double) + n_words * sizeof(float))
     work.after_x = <float*>(power + n_batch)
     work.after_y = work.after_x + sizes[0]
     work.parts = work.after_y + sizes[1]
@@ -215,7 +238,6 @@ def score_rotations(
                              &out[first + m, 0])
                 out[first + m, 4] = power[m]
             first += n_here
-        free(power)
 
 
 cdef _check_table(Py_ssize_t n_z, Py_ssize_t n_y, Py_ssize_t n_x):
@@ -225,17 +247,28 @@ cdef _check_table(Py_ssize_t n_z, Py_ssize_t n_y, Py_ssize_t n_x):
 
 cdef _check_runs(const float[:, ::1] axes, const int[:, ::1] runs, const int[:, ::1] rows, int radius):
     """Rows ascend, and runs cover the samples and belong to rows."""
-    cdef Py_ssize_t r, n_samples = 0
-    for r in range(rows.shape[0]):
-        if abs(rows[r, 0]) > radius or abs(rows[r, 1]) > radius:
-            raise ValueError(f"row {r} lies beyond the radius of {radius}")
-        if r > 0 and (rows[r, 0], rows[r, 1]) <= (rows[r - 1, 0], rows[r - 1, 1]):
-            raise ValueError(f"row {r} is not above the row before it")
-    for r in range(runs.shape[0]):
-        if (runs[r, 0] < 0 or runs[r, 1] < 1 or runs[r, 0] + runs[r, 1] > radius + 1
-                or not 0 <= runs[r, 2] < rows.shape[0]):
-            raise ValueError(f"run {r} lies beyond the radius of {radius} or in no row")
-        n_samples += runs[r, 1]
+    cdef Py_ssize_t r, n_samples = 0, bad_row = -1, bad_order = -1, bad_run = -1
+    with nogil:
+        for r in range(rows.shape[0]):
+            if abs(rows[r, 0]) > radius or abs(rows[r, 1]) > radius:
+                bad_row = r
+                break
+            if r > 0 and (rows[r, 0] < rows[r - 1, 0]
+                          or (rows[r, 0] == rows[r - 1, 0] and rows[r, 1] <= rows[r - 1, 1])):
+                bad_order = r
+                break
+        for r in range(runs.shape[0]):
+            if (runs[r, 0] < 0 or runs[r, 1] < 1 or runs[r, 0] + runs[r, 1] > radius + 1
+                    or not 0 <= runs[r, 2] < rows.shape[0]):
+                bad_run = r
+                break
+            n_samples += runs[r, 1]
+    if bad_row >= 0:
+        raise ValueError(f"row {bad_row} lies beyond the radius of {radius}")
+    if bad_order >= 0:
+        raise ValueError(f"row {bad_order} is not above the row before it")
+    if bad_run >= 0:
+        raise ValueError(f"run {bad_run} lies beyond the radius of {radius} or in no row")
     if n_samples != axes.shape[1]:
         raise ValueError(f"the runs hold {n_samples} samples, the arrays {axes.shape[1]}")
 
@@ -255,9 +288,10 @@ cdef _check_reach(const float[:, ::1] axes, const double[:, :, ::1] matrix, Py_s
     cdef Py_ssize_t j, m
     cdef double farthest = 0.0, squared
     cdef bint is_inside = True
-    for j in range(axes.shape[1]):
-        squared = axes[0, j] * axes[0, j] + axes[1, j] * axes[1, j] + axes[2, j] * axes[2, j]
-        farthest = max(farthest, squared)
+    with nogil:
+        for j in range(axes.shape[1]):
+            squared = axes[0, j] * axes[0, j] + axes[1, j] * axes[1, j] + axes[2, j] * axes[2, j]
+            farthest = max(farthest, squared)
     for m in range(matrix.shape[0]):
         squared = matrix[m, 0, 0] ** 2 + matrix[m, 0, 1] ** 2 + matrix[m, 0, 2] ** 2
         is_inside = is_inside and farthest * squared < limit * limit  # False for NaN

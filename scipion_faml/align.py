@@ -40,6 +40,7 @@ from scipion_faml.harmonics import (
     rotational_correlation,
 )
 from scipion_faml.types import BoolArray, ComplexArray, FloatArray, IntArray
+from scipion_faml.wedge import is_measured
 
 IDENTITY = np.eye(3)
 MAX_CACHED_DENOMINATORS = 32
@@ -103,8 +104,9 @@ class PreparedWedge:
 
     @cached_property
     def n_observed(self) -> float:
-        """Sum of the weights over the samples, both Friedel mates counted."""
-        return float(self.sample_weight.sum(dtype=np.float64))
+        """Number of measured samples, both Friedel mates counted."""
+        measured = is_measured(self.samples.take(self.weight))
+        return float(self.samples.multiplicity[measured].sum(dtype=np.float64))
 
 
 def prepare_wedge(weight: FloatArray, samples: SampleSet, plan: ShellPlan) -> PreparedWedge:
@@ -179,13 +181,23 @@ class Observation:
         """
         # Moving X by -t multiplies it by exp(+2 pi i (R k) . t) = exp(+2 pi i k . (R^T t)).
         moved = np.einsum("mji,mj->mi", rotation, shift_xyz)
-        ramp = np.stack([shift_ramp(self.samples.n, -t) for t in moved]).astype(np.complex64)
         tiled = self.samples.tiled
         _scoring.add_turned_back(
-            self.turnable, self.wedge.turnable, tiled.axes, tiled.index,
-            np.ascontiguousarray(OVERSAMPLING * rotation), ramp,
+            self.turnable, self.wedge.turnable, tiled.axes, tiled.runs, tiled.rows, tiled.index,
+            np.ascontiguousarray(OVERSAMPLING * rotation), separable_phase(self.samples, moved),
             np.ascontiguousarray(weight, dtype=np.float64), signal, coverage,
         )
+
+
+def separable_phase(samples: SampleSet, shift_xyz: FloatArray) -> FloatArray:
+    """Return cos and sin (2 pi k t / n) of shifts (M, 3) for `_scoring.add_turned_back`.
+
+    (M, 3, 2, W) float32: x, y, z; k from -radius, as many beyond the radius as the kernel may read.
+    """
+    radius = int(samples.radius)
+    k = np.arange(-radius, radius + 1 + _scoring.RAMP_PADDING)
+    angle = 2 * np.pi / samples.n * shift_xyz[:, :, None] * k
+    return np.stack([np.cos(angle), np.sin(angle)], axis=2).astype(np.float32)
 
 
 def observe(volume: FloatArray, wedge: PreparedWedge, index: int = 0) -> Observation:
@@ -214,10 +226,23 @@ class Reference:
     magnitude_coefficients: Coefficients  # of |A|
     power_coefficients: Coefficients  # of |A|^2
     _denominators: dict[PreparedWedge, FloatArray] = field(default_factory=dict)
+    # Of threads that are not at work now: new pages for every particle cost as much as a transform.
+    _memory: list[_scoring.WorkingMemory] = field(default_factory=list)
 
     def turned(self, rotation: FloatArray) -> ComplexArray:
         """Return R A at the samples, (J,) complex64, for a rotation matrix."""
         return gather(self.turnable, self.samples.axes, rotation.T)
+
+    def take_memory(self) -> _scoring.WorkingMemory:
+        """Return working memory that no other thread uses; `give_memory` it back."""
+        try:
+            return self._memory.pop()
+        except IndexError:
+            return _scoring.WorkingMemory()
+
+    def give_memory(self, memory: _scoring.WorkingMemory) -> None:
+        """Keep working memory for the next call."""
+        self._memory.append(memory)
 
     def denominator(self, wedge: PreparedWedge) -> FloatArray:
         """Return sqrt(c_1) of Eq. 2 on the SO(3) grid; particles that share a wedge share it."""
@@ -406,12 +431,14 @@ def score_rotations(
     euler_zyz = np.reshape(euler_zyz, (-1, 3))
     inverse = np.swapaxes(euler_to_matrix(euler_zyz), 1, 2)
     found = np.empty((len(euler_zyz), 5))
+    memory = reference.take_memory()
     _scoring.score_rotations(
         reference.turnable, wedge.runs.axes, wedge.run_weight, observation.weighted_runs,
         wedge.runs.runs, wedge.runs.rows, wedge.runs.tiles,
         np.ascontiguousarray(OVERSAMPLING * inverse), cosines, sines, samples.n, reach,
-        samples.n / samples.n_shift, max_shift, found,
+        samples.n / samples.n_shift, max_shift, found, memory,
     )
+    reference.give_memory(memory)
     cross, power = np.ascontiguousarray(found[:, 3:].T)
     return Candidates(
         RigidTransforms(euler_zyz, found[:, :3]),

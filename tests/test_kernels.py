@@ -5,7 +5,7 @@ import oracles
 import pytest
 from scipion_faml.cython_ext import _interpolate, _peaks, _residual, _scoring, _so3, _voronoi
 
-from scipion_faml.align import shift_ramp
+from scipion_faml.align import separable_phase, shift_ramp
 from scipion_faml.fourier import sample_runs, sample_set, spectrum, turnable_spectrum
 from scipion_faml.geometry import euler_to_matrix, random_rotations
 
@@ -75,7 +75,7 @@ def test_shift_and_score_of_a_rotation_are_those_of_a_direct_scan(n, max_shift):
         table, frozen(runs.axes), weight, weighted, frozen(runs.runs), frozen(runs.rows),
         frozen(runs.tiles), 2 * rotations,
         np.cos(phase).astype(np.float32), np.sin(phase).astype(np.float32), n, reach, 1.0,
-        max_shift, out,
+        max_shift, out, _scoring.WorkingMemory(),
     )
     for found, rotation in zip(out, rotations, strict=True):
         expected = oracles.score_rotation(
@@ -119,8 +119,6 @@ def test_local_maxima_wrap_around_two_axes(shape):
 
 @pytest.mark.parametrize("n", [7, 8])
 def test_cross_term_and_power_are_direct_sums(n):
-    from scipion_faml.align import shift_ramp
-
     rng = np.random.default_rng(0)
     samples = sample_set(n)
     size = len(samples)
@@ -214,10 +212,10 @@ def scoring_arguments(n=8):
 )
 def test_scoring_refuses_what_does_not_fit(name, value, message):
     arguments = scoring_arguments()
-    _scoring.score_rotations(*arguments.values())
+    _scoring.score_rotations(*arguments.values(), _scoring.WorkingMemory())
     arguments[name] = value
     with pytest.raises(ValueError, match=message):
-        _scoring.score_rotations(*arguments.values())
+        _scoring.score_rotations(*arguments.values(), _scoring.WorkingMemory())
 
 
 def turning_arguments(n=8, n_poses=3):
@@ -232,12 +230,12 @@ def turning_arguments(n=8, n_poses=3):
     shift = rng.uniform(-2.0, 2.0, (n_poses, 3))
     shift[0] = 0.0
     moved = np.einsum("mji,mj->mi", rotation, shift)
-    ramp = np.stack([shift_ramp(n, -t) for t in moved]).astype(np.complex64)
     values = rng.normal(size=len(samples)) + 1j * rng.normal(size=len(samples))
     arguments = {
-        "table": table, "wedge": other.real.copy(),
-        "points": samples.tiled.axes, "index": samples.tiled.index, "matrix": 2.0 * rotation,
-        "ramp": ramp, "weight": rng.uniform(size=n_poses), "signal": values,
+        "table": table, "wedge": other.real.copy(), "axes": samples.tiled.axes,
+        "runs": samples.tiled.runs, "rows": samples.tiled.rows, "index": samples.tiled.index,
+        "matrix": 2.0 * rotation, "ramp": separable_phase(samples, moved),
+        "weight": rng.uniform(size=n_poses), "signal": values,
         "coverage": rng.uniform(size=len(samples)),
     }
     return arguments, samples, rotation, shift
@@ -268,7 +266,8 @@ def test_a_particle_and_its_wedge_are_turned_back_onto_sums(n):
         ("index", np.zeros(3, np.intp), "3 indices"),
         ("matrix", np.zeros((2, 3, 3)), "2 matrices, 3 ramps"),
         ("matrix", np.full((3, 3, 3), np.nan), "outside the table"),
-        ("ramp", np.zeros((3, 3, 3), np.complex64), "beyond the ramp"),
+        ("ramp", np.zeros((3, 3, 2, 17), np.float32), "beyond the radius of 0"),
+        ("runs", np.array([[0, 99, 0]], np.int32), "run 0 lies beyond"),
         ("weight", np.ones(4), "4 weights"),
         ("signal", np.zeros(4, complex), "4 and"),
         ("coverage", np.zeros(4), "and 4 sums"),
@@ -285,7 +284,7 @@ def test_turning_back_refuses_sums_that_do_not_exist():
     arguments = turning_arguments()[0]
     arguments["index"] = arguments["index"].copy()
     arguments["index"][5] = len(arguments["index"])
-    with pytest.raises(ValueError, match="point 5"):
+    with pytest.raises(ValueError, match="beyond"):
         _scoring.add_turned_back(*arguments.values())
 
 
