@@ -186,6 +186,10 @@ class ProtFamlClassify(_ProtFamlParticles):
             help="A particle is compared with averages that leave out its own fold: it must not "
                  "meet its own noise. 4 and more, or 1: nothing is left out.", **expert)
         form.addParam(
+            "randomStarts", params.IntParam, allowsNull=True, label="Random starts",
+            help="The one of highest evidence goes on. Empty: 4 for several classes, which may "
+                 "settle wrongly, else 1.", **expert)
+        form.addParam(
             "noise", params.EnumParam, default=0, label="Noise", **expert,
             choices=["variance of each Fourier shell", "one variance (white)"])
         form.addParam(
@@ -254,7 +258,8 @@ class ProtFamlClassify(_ProtFamlParticles):
 
     def _enhancedOptions(self):
         return {
-            "folds": self.folds.get(), "noise": NOISES[self.noise.get()],
+            "folds": self.folds.get(), "starts": self.randomStarts.get(),
+            "noise": NOISES[self.noise.get()],
             "no_regularise": not self.regularise.get(), "no_spread": not self.spread.get(),
             "min_shift_width": self.minShiftWidth.get(), "start_shells": self.startShells.get(),
             "dense_bandwidth": self.denseBandwidth.get(),
