@@ -108,6 +108,13 @@ class PreparedWedge:
         measured = is_measured(self.samples.take(self.weight))
         return float(self.samples.multiplicity[measured].sum(dtype=np.float64))
 
+    @property
+    def n_bytes(self) -> int:
+        """Memory it takes, roughly."""
+        per_sample = self.runs.index.nbytes + self.runs.axes.nbytes + self.weight.nbytes
+        table = 4 * int(2 * self.samples.radius + 2) ** 3  # half of a cube of twice the radius
+        return per_sample + 4 * table
+
 
 def prepare_wedge(weight: FloatArray, samples: SampleSet, plan: ShellPlan) -> PreparedWedge:
     """Return weights (n, n, n // 2 + 1) in [0, 1] ready for use.
@@ -166,6 +173,11 @@ class Observation:
         plan = self.wedge.plan
         magnitude: FloatArray = np.abs(gather(self.turnable, plan.axes, IDENTITY))
         return harmonic_coefficients(magnitude * self.wedge.support_on_shells, plan)
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory it takes without its wedge, roughly."""
+        return self.turnable.nbytes + 3 * self.values.nbytes
 
     def add_turned_back(
         self, rotation: FloatArray, shift_xyz: FloatArray, weight: FloatArray,

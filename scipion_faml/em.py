@@ -219,6 +219,19 @@ class SufficientStatistics:
             **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
         )
 
+    def absorb(self, other: SufficientStatistics) -> SufficientStatistics:
+        """Return `self + other`; the arrays of `self` hold the sums from now on."""
+        for mine, theirs in (
+            (self.signal, other.signal), (self.coverage, other.coverage),
+            (self.weight, other.weight),
+        ):
+            mine += theirs
+        return replace(
+            self,
+            **{f.name: getattr(self, f.name) + getattr(other, f.name)
+               for f in fields(self) if f.name not in ("signal", "coverage", "weight")},
+        )
+
     @staticmethod
     def zero(n_classes: int, samples: SampleSet) -> SufficientStatistics:
         """Return the statistics of no particle."""
@@ -281,9 +294,10 @@ AverageUpdate = Callable[[ComplexArray, FloatArray, float, ComplexArray], Comple
 
 def volume_at_samples(values: ComplexArray, samples: SampleSet) -> FloatArray:
     """Return the average (n, n, n) float32 with the given samples, within the inscribed ball."""
-    half = np.asarray(samples.put(values))
-    volume = volume_from_spectrum(half, samples.n) * inscribed_sphere(samples.n)
-    return volume.astype(np.float32)
+    half = samples.put(np.asarray(values, dtype=np.complex64))
+    volume = volume_from_spectrum(half, samples.n)
+    volume *= inscribed_sphere(samples.n)
+    return volume
 
 
 def m_step(

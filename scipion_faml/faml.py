@@ -59,6 +59,7 @@ METHOD_STEPS: dict[str, tuple[Posterior, AverageUpdate]] = {
 
 
 MAX_CACHED_WEDGES = 8
+CACHE_BYTES = 2**30  # of particles that stay at hand between iterations
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,28 +106,44 @@ class IterationResult:
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """The samples and shells that a box size and the settings define."""
+    """The samples and shells that a box size and the settings define, and what is kept of a source.
+
+    As many particles as fit `cache_bytes` are kept; the rest is observed anew, with the same bits.
+    """
 
     samples: SampleSet
     plan: ShellPlan
+    cache_bytes: int = CACHE_BYTES
     _wedges: dict[int, PreparedWedge] = field(default_factory=dict)
+    _observations: dict[int, Observation] = field(default_factory=dict)
 
     @staticmethod
-    def of(source: SubtomogramSource, config: FamlConfig) -> Geometry:
-        """Return the geometry of a source's box."""
+    def of(
+        source: SubtomogramSource, config: FamlConfig, cache_bytes: int = CACHE_BYTES
+    ) -> Geometry:
+        """Return the geometry of a source's box; use it for this source alone."""
         if source.n < 8:
             raise ValueError(f"the box of {source.n} voxels is too small: at least 8 are needed")
         radius = config.max_radius_of(source.n, source.voxel_size_angst)
         plan = shell_plan(config.bandwidth_of(source.n), radius)
-        return Geometry(sample_set(source.n, radius), plan)
+        return Geometry(sample_set(source.n, radius), plan, cache_bytes)
 
     def observe(self, source: SubtomogramSource, index: int) -> Observation:
-        """Read one particle."""
+        """Return one particle, read if it is not at hand."""
+        known = self._observations.get(index)
+        if known is not None:
+            return known
         particle = source[index]
         try:
-            return observe(particle.volume, self.prepare_wedge(particle.wedge), index)
+            found = observe(particle.volume, self.prepare_wedge(particle.wedge), index)
         except ValueError as error:
             raise ValueError(f"subtomogram {index + 1}: {error}") from error
+        size = found.n_bytes
+        if particle.wedge.flags.writeable:  # its own: shared ones are read-only
+            size += found.wedge.n_bytes
+        if (len(self._observations) + 1) * size <= self.cache_bytes:
+            self._observations[index] = found
+        return found
 
     def prepare_wedge(self, weight: FloatArray) -> PreparedWedge:
         """Return a prepared wedge; those of tilt ranges, which particles share, are kept."""
@@ -165,7 +182,7 @@ def reduce_chunks(
     assignments: list[Assignment] = []
     seconds: dict[str, float] = {}
     for done, (statistics, part, spent) in enumerate(executor.map(function, items), 1):
-        total = statistics if total is None else total + statistics
+        total = statistics if total is None else total.absorb(statistics)
         assignments += part
         seconds = {k: seconds.get(k, 0.0) + spent.get(k, 0.0) for k in {**seconds, **spent}}
         on_progress(min(items[done - 1].stop, items[-1].stop), items[-1].stop)
@@ -193,7 +210,7 @@ def accumulate_known(
     on_progress: Callable[[int, int], None] = ignore_progress,
 ) -> SufficientStatistics:
     """Return the statistics of particles whose class and pose are known."""
-    geometry = Geometry.of(source, config)
+    geometry = Geometry.of(source, config, cache_bytes=0)
 
     def work(chunk: range) -> ChunkResult:
         statistics = SufficientStatistics.zero(config.n_classes, geometry.samples)
@@ -342,13 +359,16 @@ def iterate(
     previous: Assignments | None = None,
     on_progress: Callable[[int, int], None] = ignore_progress,
     mask: FloatArray | None = None,
+    geometry: Geometry | None = None,
 ) -> IterationResult:
     """Return the result of one iteration: E-step over all particles, then M-step.
 
-    Averages get config.symmetry, and are multiplied by the mask (n, n, n).
+    Averages get config.symmetry, and are multiplied by the mask (n, n, n). A `geometry` of source
+    and settings keeps particles at hand for the next iteration.
     """
     started = time.perf_counter()
-    geometry = Geometry.of(source, config)
+    if geometry is None:
+        geometry = Geometry.of(source, config, cache_bytes=0)
     references = geometry.references(state.averages)
     search = search_of(config, geometry.samples)
     if search is not None:  # before the workers: they share it
@@ -451,7 +471,8 @@ def run(
             "enhanced mode, which finds the axes"
         )
     state = initial_state(source, config, executor) if start is None else start
+    geometry = Geometry.of(source, config)
     while state.iteration < config.n_iterations:
-        result = iterate(source, state, config, executor, previous, on_progress, mask)
+        result = iterate(source, state, config, executor, previous, on_progress, mask, geometry)
         state, previous = result.state, result.assignments
         yield result

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from phantoms import blobs, particles
 
+from scipion_faml import faml
 from scipion_faml.execution import SerialExecutor, ThreadExecutor
 from scipion_faml.faml import average_known, initial_state, run
 from scipion_faml.geometry import RigidTransforms, compose, invert, rotation_angle_deg
@@ -172,3 +173,18 @@ def test_odd_boxes_are_averaged_too():
 def test_no_particle_is_an_error_not_a_division_by_zero():
     with pytest.raises(ValueError, match="0 particle"):
         last(run(ArraySource(np.zeros((0, 16, 16, 16), np.float32), []), FamlConfig()))
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 500_000, 2**30])
+def test_particles_kept_between_iterations_change_no_bit(cache_bytes):
+    source, _, _ = particles([blobs(16, 0)], 7, snr=0.5)
+    config = FamlConfig(start="turned", max_candidates=8)
+    geometry = faml.Geometry.of(source, config, cache_bytes)
+    kept = plain = faml.initial_state(source, config)
+    for _ in range(2):
+        plain = faml.iterate(source, plain, config).state
+        kept = faml.iterate(source, kept, config, geometry=geometry).state
+    np.testing.assert_array_equal(kept.averages, plain.averages)
+    assert (kept.sigma, kept.zeta) == (plain.sigma, plain.zeta)
+    size = geometry.observe(source, 0).n_bytes
+    assert len(geometry._observations) == min(7, cache_bytes // size)
