@@ -68,7 +68,14 @@ from scipion_faml.impose import (
     symmetrised_sums,
 )
 from scipion_faml.io import SubtomogramSource
-from scipion_faml.measured import Measured, WorkingBox, crop_half, pad_half
+from scipion_faml.measured import (
+    Measured,
+    ParticleSpectra,
+    SpectrumShelf,
+    WorkingBox,
+    crop_half,
+    pad_half,
+)
 from scipion_faml.model import FamlConfig, ModelState, random_classes, starting_poses
 from scipion_faml.refine import (
     Peaks,
@@ -87,10 +94,12 @@ from scipion_faml.wedge import is_measured
 logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 2**30  # particles at working resolution, and as many bytes of coefficients
+SHELF_BYTES, SHELF_AHEAD = 2**29, 1.5  # spectra out to this times the radius, and a little
 PARTICLES_PER_CHUNK = 16
 MAX_PEAKS = 4  # of a particle and class
 FOCUS_STEPS = 1.6  # of the lattice of shifts, around the peaks of the iteration before
 START_FSC = 0.3
+START_ITERATIONS, SEED_STEP = 3, 1_000_003  # of each of several starts
 WIDEST_SPREAD_DEG = 15.0  # of the posterior around a peak
 MAX_SCALED = 64  # particles whose power sets the scale of maps to start from
 SMALLEST_SIGNAL = 1e-3  # of the particles' power, given to such a map at least
@@ -98,7 +107,7 @@ SHARP_ENOUGH = 3  # iterations with narrow posteriors, before axes are looked fo
 # How many poses share the median particle's posterior:
 FOCUSED_BELOW, LOCAL_BELOW = 60.0, 4.0
 MAX_FOCUSED, MAX_SINCE_DENSE = 3, 8  # iterations before all poses are looked at again
-SETTLED_DEG = 0.3
+SETTLED_DEG, SETTLED_LOCAL_GAIN = 0.3, 0.1
 STALLED_GAIN, SETTLED_GAIN = 0.3, 0.003  # of the log evidence per particle, in an iteration
 TRUSTED_FSC, SHELLS_BEYOND, GROWTH = 0.3, 2, 2
 
@@ -179,6 +188,7 @@ class Workbench:
         self.folds = fold_of(len(source), config.n_groups, config.seed)
         self.box = WorkingBox.of(source.n, 1)
         self.residual = ShellResidual(np.zeros(0), np.zeros(0))
+        self._shelf = SpectrumShelf(source.n, 1, SHELF_BYTES)
         self._measured: dict[int, Measured] = {}
         self._dense: dict[int, DenseParticle] = {}
         self._dense_plan: DensePlan | None = None
@@ -202,6 +212,9 @@ class Workbench:
         """Set and return the working box of a radius; sum the particles' power over its shells."""
         if radius != self.box.radius:
             self.box = WorkingBox.of(self.source.n, radius)
+            if radius > self._shelf.radius:
+                ahead = min(int(SHELF_AHEAD * radius) + 4, self.max_radius)
+                self._shelf = SpectrumShelf(self.source.n, max(ahead, radius), SHELF_BYTES)
             self._measured.clear()
             self._dense.clear()
             parts = self.executor.map(self._residual_of, self.chunks())
@@ -229,15 +242,22 @@ class Workbench:
         known = self._measured.get(index)
         if known is not None:
             return known
-        particle = self.source[index]
         try:
-            found = self.box.measure(index, particle.volume, particle.wedge)
+            found = self.box.measure_spectra(index, self._spectra(index))
         except ValueError as error:
             raise ValueError(f"subtomogram {index + 1}: {error}") from error
         size = found.turnable.nbytes + found.values.nbytes
         if (len(self._measured) + 1) * size <= CACHE_BYTES:
             self._measured[index] = found
         return found
+
+    def _spectra(self, index: int) -> ParticleSpectra:
+        """A particle's spectra, read if they are not at hand."""
+        known = self._shelf.get(index)
+        if known is not None:
+            return known
+        particle = self.source[index]
+        return self._shelf.put(index, particle.volume, particle.wedge)
 
     def dense(self, index: int, plan: DensePlan) -> DenseParticle:
         """Return a particle's harmonic coefficients."""
@@ -561,11 +581,38 @@ def _sum_chunks(
 
 # ------------------------------------------------------------------------------------ iterations
 def initial_state(bench: Workbench) -> EnhancedState:
-    """Return the starting Theta: particles in random classes, turned at random, and averaged."""
+    """Return the starting Theta: of several random starts the one whose evidence grew highest.
+
+    Classes can collapse into one early; particles left out of their references tell: the evidence
+    of such a start stays behind.
+    """
+    n_starts = bench.config.n_starts_of_classes
+    if n_starts == 1:
+        return random_state(bench, 0)
+    best: EnhancedState | None = None
+    for start in range(n_starts):
+        state, previous = random_state(bench, start), None
+        for _ in range(START_ITERATIONS):
+            result = iterate(bench, state, previous, logged=False)
+            state, previous = cast(EnhancedState, result.state), result.assignments
+        logger.info(
+            "start %d of %d: log evidence per particle %.1f after %d iterations, alpha %s",
+            start + 1, n_starts, state.evidence, START_ITERATIONS,
+            np.array2string(state.alpha, precision=2),
+        )
+        if best is None or state.evidence > best.evidence:
+            best = state
+    assert best is not None
+    return replace(best, iteration=0, is_converged=False)
+
+
+def random_state(bench: Workbench, start: int) -> EnhancedState:
+    """Return Theta of particles in random classes, turned at random, and averaged."""
     config, source = bench.config, bench.source
     n_particles, n_classes = len(source), config.n_classes
-    classes = random_classes(n_particles, n_classes, config.seed)
-    poses = starting_poses(n_particles, "turned", config.seed)
+    seed = config.seed + SEED_STEP * start
+    classes = random_classes(n_particles, n_classes, seed)
+    poses = starting_poses(n_particles, "turned", seed)
     radius = min(config.start_radius, bench.max_radius)
     box = bench.open_box(radius)
     shape = (config.n_groups, n_classes, len(box.samples))
@@ -770,6 +817,7 @@ def iterate(
     state: EnhancedState,
     previous: Assignments | None = None,
     on_progress: Callable[[int, int], None] = ignore_progress,
+    logged: bool = True,
 ) -> IterationResult:
     """Return the result of one iteration: E-step over all particles, then M-step."""
     started = time.perf_counter()
@@ -785,6 +833,8 @@ def iterate(
     seconds["total"] = time.perf_counter() - started
     result = IterationResult(
         new, assignments, new.half_averages, sums.evidence, pose_change, seconds)
+    if not logged:
+        return result
     log_iteration(result)
     logger.info(
         "  %s, %d shells, %.1f poses share a posterior, log evidence per particle %.1f",
@@ -861,7 +911,8 @@ def _decide(
         most = min(bench.max_radius, bench.config.dense_radius(bench.config.dense_bandwidth))
         radius = max(radius, min(radius + 1, most))
     grown = radius > state.radius
-    settled = state.phase == "local" and not grown and pose_change < SETTLED_DEG
+    is_still = pose_change < SETTLED_DEG or abs(gain) < SETTLED_LOCAL_GAIN
+    settled = state.phase == "local" and not grown and is_still
     phase, checked, converged = "dense", state.checked_radius, False
     if n_effective < LOCAL_BELOW:
         phase = "local"

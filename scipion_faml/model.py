@@ -19,7 +19,7 @@ NOISES = ("shells", "white")
 PAPER_ONLY = ("method", "start", "search", "angular_step_deg", "max_candidates", "bandwidth",
               "n_voronoi_points", "translation_weight", "chunk_size")
 ENHANCED_ONLY = ("n_folds", "noise", "regularise", "min_zeta", "spread", "start_radius",
-                 "dense_bandwidth")
+                 "dense_bandwidth", "n_starts")
 SEARCH_BANDWIDTH = 16
 OBJECT_RADIUS = 0.35  # of the box: how far most of a particle's density reaches
 
@@ -49,6 +49,7 @@ class FamlConfig:
     min_zeta: float = 1.0  # voxels
     spread: bool = True
     start_radius: int = 5  # shells compared at first
+    n_starts: int | None = None  # random starts, the best goes on; None: 1, or 4 of classes
     dense_bandwidth: int = 24  # of the integral over all poses, at most
     symmetry: str = "C1"  # of all classes; a point group of `symmetry`
     seed: int = 0
@@ -80,6 +81,8 @@ class FamlConfig:
         for name, least in (("start_radius", 2), ("dense_bandwidth", 8)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {least}")
+        if self.n_starts is not None and self.n_starts < 1:
+            raise ValueError(f"n_starts is {self.n_starts}: it must be at least 1")
         if self.n_folds in (2, 3):
             # Halves that are aligned to each other only, in turn, drift apart.
             raise ValueError(f"n_folds is {self.n_folds}: choose 1 (none left out) or at least 4")
@@ -103,6 +106,13 @@ class FamlConfig:
     def n_groups(self) -> int:
         """Groups of particles summed apart: folds, or two halves."""
         return max(self.n_folds, 2)
+
+    @property
+    def n_starts_of_classes(self) -> int:
+        """Random starts: unless set one, or for several classes four."""
+        if self.n_starts is not None:
+            return self.n_starts
+        return 1 if self.n_classes == 1 else 4
 
     @property
     def search_bandwidth(self) -> int:

@@ -72,7 +72,7 @@ DEFAULT_ITERATIONS = {"paper": 20, "enhanced": 60}
 MODE_PARAMETERS = {
     "paper": ("method", "start", "search", "bandwidth", "max_candidates", "angular_step"),
     "enhanced": ("n_folds", "noise", "regularise", "spread", "min_zeta", "start_radius",
-                 "dense_bandwidth"),
+                 "dense_bandwidth", "n_starts"),
 }
 
 
@@ -98,6 +98,9 @@ def _enhanced_options(function: Any) -> Any:
         click.option("--dense-bandwidth", type=click.IntRange(8, 64), default=24,
                      show_default=True, help="Highest bandwidth at which all rotations are looked "
                      "at together; time grows with its fourth power.  [enhanced]"),
+        click.option("--starts", "n_starts", type=click.IntRange(min=1), default=None,
+                     help="Random starts, of which the one of highest evidence goes on.  "
+                     "[default: 1; of several classes 4]  [enhanced]"),
         click.option("--start-shells", "start_radius", type=click.IntRange(min=2), default=5,
                      show_default=True, help="Fourier shells (cycles per box) compared at first: "
                      "coarse enough that no noise is followed.  [enhanced]"),
