@@ -135,7 +135,7 @@ def test_enhanced_mode_gives_halves_and_fsc(project, checks, particles, enhanced
     summary = " ".join(enhanced.summary())
     assert "log evidence against noise" in summary and "optimistic" in summary
     assert "enhanced mode, symmetry C1" in enhanced._methods()[0]
-    assert enhanced.history()[0]["phase"] == "dense"
+    assert {row["phase"] for row in enhanced.history()} <= {"dense", "focused", "local"}
 
 
 def test_symmetry_and_mask_reach_the_averages(project, checks):
