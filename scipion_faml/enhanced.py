@@ -68,14 +68,7 @@ from scipion_faml.impose import (
     symmetrised_sums,
 )
 from scipion_faml.io import SubtomogramSource
-from scipion_faml.measured import (
-    Measured,
-    ParticleSpectra,
-    SpectrumShelf,
-    WorkingBox,
-    crop_half,
-    pad_half,
-)
+from scipion_faml.measured import Measured, SpectrumShelf, WorkingBox, crop_half, pad_half
 from scipion_faml.model import FamlConfig, ModelState, random_classes, starting_poses
 from scipion_faml.refine import (
     Peaks,
@@ -242,22 +235,19 @@ class Workbench:
         known = self._measured.get(index)
         if known is not None:
             return known
+        spectra = self._shelf.get(index)
+        particle = self.source[index] if spectra is None else None
         try:
-            found = self.box.measure_spectra(index, self._spectra(index))
+            if particle is not None:
+                spectra = self._shelf.put(index, particle.volume, particle.wedge)
+            assert spectra is not None
+            found = self.box.measure_spectra(index, spectra)
         except ValueError as error:
             raise ValueError(f"subtomogram {index + 1}: {error}") from error
         size = found.turnable.nbytes + found.values.nbytes
         if (len(self._measured) + 1) * size <= CACHE_BYTES:
             self._measured[index] = found
         return found
-
-    def _spectra(self, index: int) -> ParticleSpectra:
-        """A particle's spectra, read if they are not at hand."""
-        known = self._shelf.get(index)
-        if known is not None:
-            return known
-        particle = self.source[index]
-        return self._shelf.put(index, particle.volume, particle.wedge)
 
     def dense(self, index: int, plan: DensePlan) -> DenseParticle:
         """Return a particle's harmonic coefficients."""

@@ -109,13 +109,103 @@ def _add_turned_back(
 
 
 @dataclass(frozen=True, eq=False)
+class WedgeSpectra:
+    """Weights, cropped in Fourier space. Build it with `wedge_spectra`."""
+
+    plain: FloatArray  # (m, m, m // 2 + 1) float32 in [0, 1]
+    windowed: ComplexArray  # spectrum of w within the inscribed ball of the full box
+    stamp: bytes  # hash of the weights in the full box
+    is_shared: bool  # by particles: read-only
+
+
+@dataclass(frozen=True, eq=False)
+class ParticleSpectra:
+    """All that working boxes of up to m voxels need of a particle; cropping changes no value."""
+
+    plain: ComplexArray  # (m, m, m // 2 + 1) complex64 of X
+    windowed: ComplexArray  # of w X within the inscribed ball of the full box
+    wedge: WedgeSpectra
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory it takes, with a wedge of its own."""
+        own = 0 if self.wedge.is_shared else self.wedge.plain.nbytes + self.wedge.windowed.nbytes
+        return self.plain.nbytes + self.windowed.nbytes + own
+
+
+def wedge_spectra(weight: FloatArray, m: int) -> WedgeSpectra:
+    """Return weights (n, n, n // 2 + 1) cropped to a box of m."""
+    n = weight.shape[0]
+    stamp = hashlib.blake2b(np.ascontiguousarray(weight).data, digest_size=16).digest()
+    windowed = crop_half(ball_spectrum(weight.astype(np.complex64), n), m)
+    plain = np.asarray(crop_half(weight, m), dtype=np.float32)
+    return WedgeSpectra(plain, windowed, stamp, not weight.flags.writeable)
+
+
+def particle_spectra(
+    volume: FloatArray, weight: FloatArray, wedge: WedgeSpectra, m: int
+) -> ParticleSpectra:
+    """Return a particle (n, n, n) with its weights (n, n, n // 2 + 1) cropped to a box of m."""
+    n = volume.shape[0]
+    half = spectrum(volume).astype(np.complex64, copy=False)
+    plain = crop_half(half, m) if m < n else half.copy()
+    half *= weight
+    return ParticleSpectra(plain, crop_half(ball_spectrum(half, n), m), wedge)
+
+
+def _check_shapes(volume: FloatArray, weight: FloatArray, n: int) -> None:
+    if volume.shape != (n, n, n) or weight.shape != (n, n, n // 2 + 1):
+        raise ValueError(
+            f"a volume of shape {volume.shape} with weights {weight.shape} does not fit a box "
+            f"of {n}"
+        )
+
+
+class SpectrumShelf:
+    """Particles' spectra for working boxes up to a radius, as many as fit `n_bytes`.
+
+    Growing the radius within it needs no particle read again: three transforms of the full box.
+    What is not on the shelf is made anew, with the same bits.
+    """
+
+    def __init__(self, n_full: int, radius: int, n_bytes: int) -> None:
+        self.n_full, self.radius, self.n_bytes = n_full, radius, n_bytes
+        self.n = WorkingBox.of(n_full, radius).n
+        self._particles: dict[int, ParticleSpectra] = {}
+        self._wedges: dict[int, tuple[FloatArray, WedgeSpectra]] = {}
+
+    def get(self, index: int) -> ParticleSpectra | None:
+        """Return a particle's spectra if they are at hand."""
+        return self._particles.get(index)
+
+    def put(self, index: int, volume: FloatArray, weight: FloatArray) -> ParticleSpectra:
+        """Return a particle's spectra, kept where they fit."""
+        _check_shapes(volume, weight, self.n_full)
+        found = particle_spectra(volume, weight, self._wedge(weight), self.n)
+        if (len(self._particles) + 1) * found.n_bytes <= self.n_bytes:
+            self._particles[index] = found
+        return found
+
+    def _wedge(self, weight: FloatArray) -> WedgeSpectra:
+        """Spectra of weights; those that particles share are kept."""
+        known = self._wedges.get(id(weight))
+        if known is not None:
+            return known[1]
+        made = wedge_spectra(weight, self.n)
+        # Keeping the array keeps its id its own.
+        if made.is_shared and len(self._wedges) < MAX_CACHED_WEDGES:
+            self._wedges[id(weight)] = (weight, made)
+        return made
+
+
+@dataclass(frozen=True, eq=False)
 class WorkingBox:
     """A box of `n_full` voxels cropped in Fourier space to |k| <= radius, in `samples.n` voxels."""
 
     n_full: int
     radius: int
     samples: SampleSet
-    _wedges: dict[int, tuple[FloatArray, MeasuredWedge]] = field(default_factory=dict)
+    _wedges: dict[WedgeSpectra, MeasuredWedge] = field(default_factory=dict)
 
     @staticmethod
     def of(n_full: int, radius: int) -> WorkingBox:
@@ -136,38 +226,35 @@ class WorkingBox:
 
     def measure(self, index: int, volume: FloatArray, weight: FloatArray) -> Measured:
         """Return a particle (n, n, n) with weights (n, n, n // 2 + 1) at working resolution."""
-        n = self.n_full
-        if volume.shape != (n, n, n) or weight.shape != (n, n, n // 2 + 1):
-            raise ValueError(
-                f"a volume of shape {volume.shape} with weights {weight.shape} does not fit a box "
-                f"of {n}"
-            )
-        wedge = self.measure_wedge(weight)
-        half = spectrum(volume)
-        values = np.asarray(self.samples.take(crop_half(half, self.n)), dtype=np.complex64)
+        _check_shapes(volume, weight, self.n_full)
+        return self.measure_spectra(
+            index, particle_spectra(volume, weight, wedge_spectra(weight, self.n), self.n))
+
+    def measure_spectra(self, index: int, spectra: ParticleSpectra) -> Measured:
+        """Return a particle at working resolution from spectra of this box or a larger one."""
+        wedge = self.measure_wedge(spectra.wedge)
+        values = self.samples.take(crop_half(spectra.plain, self.n))
         power = sums_over_shells(np.abs(values) ** 2 * wedge.weight, self.samples)
-        turnable = self._windowed(half * weight)
+        turnable = self._turnable(spectra.windowed)
         return Measured(index, wedge, values * wedge.weight, turnable, power)
 
-    def measure_wedge(self, weight: FloatArray) -> MeasuredWedge:
-        """Return weights at working resolution; arrays that particles share are kept."""
-        known = self._wedges.get(id(weight))
+    def measure_wedge(self, spectra: WedgeSpectra) -> MeasuredWedge:
+        """Return weights at working resolution; those that particles share are kept."""
+        known = self._wedges.get(spectra)
         if known is not None:
-            return known[1]
-        cropped = np.asarray(self.samples.take(crop_half(weight, self.n)), dtype=np.float32)
+            return known
+        cropped = self.samples.take(crop_half(spectra.plain, self.n))
         if not cropped.any():
             raise ValueError("the wedge leaves no Fourier sample measured")
-        turnable = self._windowed(weight.astype(np.complex64))
-        stamp = hashlib.blake2b(np.ascontiguousarray(weight).data, digest_size=16).digest()
-        wedge = MeasuredWedge(self.samples, cropped, turnable, stamp)
-        # Shared masks are read-only; keeping the array keeps its id its own.
-        if not weight.flags.writeable and len(self._wedges) < MAX_CACHED_WEDGES:
-            self._wedges[id(weight)] = (weight, wedge)
+        turnable = self._turnable(spectra.windowed)
+        wedge = MeasuredWedge(self.samples, cropped, turnable, spectra.stamp)
+        if spectra.is_shared and len(self._wedges) < MAX_CACHED_WEDGES:
+            self._wedges[spectra] = wedge
         return wedge
 
-    def _windowed(self, half: ComplexArray) -> ComplexArray:
-        """Turnable spectrum of what lies in the inscribed ball of the full box."""
-        inside = crop_half(ball_spectrum(half, self.n_full), self.n)
+    def _turnable(self, windowed: ComplexArray) -> ComplexArray:
+        """Turnable spectrum of a spectrum out to this radius or beyond."""
+        inside = crop_half(windowed, self.n)
         return turnable_spectrum(volume_from_spectrum(inside, self.n), self.radius)
 
     def enlarged(self, values: ComplexArray) -> FloatArray:
