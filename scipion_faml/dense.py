@@ -79,7 +79,8 @@ class DensePlan:
         known = self._wedges.get(wedge)
         if known is not None:
             return known
-        coefficients = self.sampling.analyse(self.at_points(wedge.turnable))
+        turnable = np.asarray(wedge.turnable, dtype=np.complex64)  # a wedge's spectrum is real
+        coefficients = self.sampling.analyse(self.at_points(turnable))
         if len(self._wedges) < MAX_CACHED_WEDGES:
             self._wedges[wedge] = coefficients
         return coefficients
@@ -226,7 +227,7 @@ class TurnableWedge(Protocol):
     """What the integral needs of a wedge; equal wedges are one object."""
 
     @property
-    def turnable(self) -> ComplexArray: ...
+    def turnable(self) -> ComplexArray | FloatArray: ...
 
 
 class TurnableParticle(Protocol):

@@ -176,7 +176,7 @@ def _candidates_of(
             parts.append(climbed(observation, reference, again, 1, max_shift))
     if len(parts) == 1:
         return parts[0]
-    return best_apart(Candidates.concatenate(parts), observation, config.max_candidates)
+    return best_apart(Candidates.concatenate(parts), config.max_candidates)
 
 
 def assign(

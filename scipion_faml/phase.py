@@ -33,7 +33,7 @@ from scipion_faml.types import FloatArray
 
 MAX_CELLS = 8  # times the candidates asked for: grid rotations among which separate ones are sought
 SMALLEST_NORM = 1e-3  # of the highest: where little is measured the score means little
-SAME_PLACE = 0.3  # voxels, and half a sample at the highest frequency in rotation
+SAME_TURN_DEG, SAME_PLACE = 7.0, 1.0  # and voxels: nearer, two candidates share a Voronoi cell
 FREE_SHIFT = 1e6  # voxels: the width of a prior of shifts that is not there
 
 
@@ -70,7 +70,7 @@ def phase_scores(
         best_shift: FloatArray = cross.max(axis=-1)
         highest = np.maximum(highest, best_shift)
     power = 2.0 * dense.half_power(observation.wedge)
-    floor = max(SMALLEST_NORM * float(power.max()), np.finfo(np.float32).tiny)
+    floor = max(SMALLEST_NORM * float(power.max()), float(np.finfo(np.float32).tiny))
     score: FloatArray = highest.reshape(power.shape) / np.sqrt(np.maximum(power, floor))
     return score
 
@@ -144,7 +144,7 @@ def climbed(
         )
         is_better = score[0] > first.score[m] and np.sum(peak.shift_xyz**2) <= max_shift**2
         moved.append(best if is_better else first.select([m]))
-    return best_apart(Candidates.concatenate([*moved, rest]), observation, len(candidates))
+    return best_apart(Candidates.concatenate([*moved, rest]), len(candidates))
 
 
 def unweighted_particle(observation: Observation) -> WeightedParticle:
@@ -159,11 +159,11 @@ def unweighted_particle(observation: Observation) -> WeightedParticle:
     )
 
 
-def best_apart(candidates: Candidates, observation: Observation, n_best: int) -> Candidates:
+def best_apart(candidates: Candidates, n_best: int) -> Candidates:
     """Return the best candidates, best first, without those at the place of a better one."""
     found = candidates.select(np.argsort(-candidates.score, kind="stable"))
     rotation, shift_xyz = found.transforms.rotation, found.transforms.shift_xyz
-    smallest_trace = 1.0 + 2.0 * np.cos(0.5 / observation.samples.radius)
+    smallest_trace = 1.0 + 2.0 * np.cos(np.deg2rad(SAME_TURN_DEG))
     kept: list[int] = []
     for m in range(len(found)):
         if len(kept) == n_best:
