@@ -368,22 +368,3 @@ def _from_minus_limit(values: ComplexArray, axis: int, out: ComplexArray) -> Non
     if side > OVERSAMPLING * n:  # an odd box: both ends are the same frequency
         ends = np.moveaxis(out, axis, 0)
         ends[-1] = ends[0]
-
-
-def volume_from_table(table: ComplexArray, n: int) -> FloatArray:
-    """Return the volume (n, n, n) float32 of a function spread onto a turnable table.
-
-    `table` (2K + 1, 2K + 1, K + 1) holds sums over points of their share of k-space times the
-    function there (`_scatter.spread`): the volume is the integral of the function times
-    exp(2 pi i k r / n) / n^3, corrected for the spreading.
-    """
-    limit, padded = table.shape[2] - 1, OVERSAMPLING * n
-    half = np.zeros((padded, padded, padded // 2 + 1), dtype=np.complex64)
-    k = np.arange(-limit, limit + 1)
-    inside = np.flatnonzero(np.abs(k) <= (padded - 1) // 2)
-    rows = k[inside] % padded
-    columns = min(limit, (padded - 1) // 2) + 1
-    half[np.ix_(rows, rows, np.arange(columns))] = table[np.ix_(inside, inside, np.arange(columns))]
-    volume = fft.fftshift(inverse_real_fft(half, padded, is_sum=True, may_overwrite=True))
-    cropped = crop_or_pad(volume, (n, n, n)) * (_interpolation_correction(n) / n**3)
-    return np.asarray(cropped, dtype=np.float32)
