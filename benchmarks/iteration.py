@@ -132,7 +132,7 @@ def cpu_ms(function: Callable[[], object], repeats: int) -> float:
 def time_stages(n: int, repeats: int) -> dict[str, float]:
     """CPU time (ms) of every stage of one particle and class, 50 candidates."""
     source, _ = particles(blobs(n, 0), 1, snr=0.02)
-    geometry = faml.Geometry.of(source, FamlConfig())
+    geometry = faml.Geometry.of(source, FamlConfig(), cache_bytes=0)
     plan = geometry.plan
     reference = prepare_reference(blobs(n, 0), geometry.samples, plan)
     seen = geometry.observe(source, 0)
