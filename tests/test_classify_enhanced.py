@@ -16,7 +16,7 @@ from phantoms import blobs, particles
 
 from scipion_faml import checkpoint, enhanced
 from scipion_faml.cli import run
-from scipion_faml.enhanced import EnhancedState, PeakTable
+from scipion_faml.enhanced import EnhancedState, PeakTable, workbench
 from scipion_faml.io import ParticleTable, optics_table, read_particles, write_particles
 from scipion_faml.io import write_volume as write
 from scipion_faml.model import FamlConfig
@@ -105,7 +105,7 @@ def test_two_workers_give_the_same_bits_as_one(data, finished, tmp_path):
 
 def test_a_run_that_goes_on_ends_as_if_it_had_not_stopped(data, finished, tmp_path, monkeypatch):
     # Without anything kept in memory, and stopped once: the bits depend on neither.
-    monkeypatch.setattr(enhanced, "CACHE_BYTES", 0)
+    monkeypatch.setattr(workbench, "CACHE_BYTES", 0)
     for iterations in (2, 5):
         assert classify(data, tmp_path / "o", "--classes", 2, "--iterations", iterations) == 0
     assert outputs(tmp_path / "o") == outputs(finished)

@@ -7,8 +7,9 @@ from phantoms import blobs, particles
 from scipion_faml import enhanced
 from scipion_faml.enhanced import Workbench, state_from_references
 from scipion_faml.execution import SerialExecutor
-from scipion_faml.fourier import low_pass
+from scipion_faml.fourier import low_pass, spectrum
 from scipion_faml.geometry import rotation_angle_deg
+from scipion_faml.measured import crop_half
 from scipion_faml.model import FamlConfig
 
 N = 20
@@ -27,8 +28,7 @@ def test_maps_are_brought_to_the_particles_scale_and_resolution(snr):
     assert state.phase == "dense" and state.radius == 5
     box = bench.box
     # The average of the start is the map, low-passed, on the scale of the particles.
-    truth = bench.box.samples.take(
-        enhanced.crop_half(enhanced.spectrum(reference), box.n))
+    truth = bench.box.samples.take(crop_half(spectrum(reference), box.n))
     found = state.references[0, 0]
     gain = float(np.vdot(truth, found).real / np.vdot(truth, truth).real)
     assert 0.6 < gain < 1.5

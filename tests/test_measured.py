@@ -4,6 +4,7 @@ from oracles_gauss import random_weight
 from phantoms import blobs, particles
 
 from scipion_faml import enhanced
+from scipion_faml.enhanced import workbench
 from scipion_faml.execution import SerialExecutor
 from scipion_faml.measured import SpectrumShelf, WorkingBox, wedge_spectra
 from scipion_faml.model import FamlConfig
@@ -60,7 +61,7 @@ def test_the_shelf_changes_no_bit_of_an_enhanced_run(monkeypatch):
     config = FamlConfig(mode="enhanced", n_iterations=3)
     states = []
     for n_bytes in (2**29, 30_000, 0):
-        monkeypatch.setattr(enhanced, "SHELF_BYTES", n_bytes)
+        monkeypatch.setattr(workbench, "SHELF_BYTES", n_bytes)
         states.append([r.state for r in enhanced.run(source, config, SerialExecutor())][-1])
     for other in states[1:]:
         assert other.radius == states[0].radius

@@ -1,0 +1,225 @@
+"""The iterations: each prepared, taken, and followed by a decision on the next."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+
+from scipion_faml.dense import DenseReference, dense_plan, dense_reference
+from scipion_faml.enhanced.estep import Found, Task, sum_chunks
+from scipion_faml.enhanced.mstep import in_symmetry_frame, next_state
+from scipion_faml.enhanced.start import random_state, state_from_references
+from scipion_faml.enhanced.state import FOCUSED_BELOW, LOCAL_BELOW, EnhancedState, PeakTable
+from scipion_faml.enhanced.workbench import Workbench, reference_turnable, resampled
+from scipion_faml.execution import Executor, SerialExecutor
+from scipion_faml.faml import (
+    Assignments,
+    IterationResult,
+    ignore_progress,
+    log_iteration,
+    pose_change_deg,
+)
+from scipion_faml.geometry import RigidTransforms
+from scipion_faml.io import SubtomogramSource
+from scipion_faml.measured import WorkingBox
+from scipion_faml.model import FamlConfig
+from scipion_faml.types import ComplexArray, FloatArray
+
+logger = logging.getLogger(__name__)
+
+START_ITERATIONS = 3  # of each of several starts
+SHARP_ENOUGH = 3  # iterations with narrow posteriors, before axes are looked for
+MAX_FOCUSED, MAX_SINCE_DENSE = 3, 8  # iterations before all poses are looked at again
+SETTLED_DEG, SETTLED_LOCAL_GAIN = 0.3, 0.1
+STALLED_GAIN, SETTLED_GAIN = 0.3, 0.003  # of the log evidence per particle, in an iteration
+TRUSTED_FSC, SHELLS_BEYOND, GROWTH = 0.3, 2, 2
+
+
+def initial_state(bench: Workbench) -> EnhancedState:
+    """Return the starting Theta: of several random starts the one whose evidence grew highest.
+
+    Classes can collapse into one early; particles left out of their references tell: the evidence
+    of such a start stays behind.
+    """
+    n_starts = bench.config.n_starts_of_classes
+    if n_starts == 1:
+        return random_state(bench, 0)
+    best: EnhancedState | None = None
+    for start in range(n_starts):
+        state, previous = random_state(bench, start), None
+        for _ in range(START_ITERATIONS):
+            result = iterate(bench, state, previous, logged=False)
+            state, previous = cast(EnhancedState, result.state), result.assignments
+        logger.info(
+            "start %d of %d: log evidence per particle %.1f after %d iterations, alpha %s",
+            start + 1, n_starts, state.evidence, START_ITERATIONS,
+            np.array2string(state.alpha, precision=2),
+        )
+        if best is None or state.evidence > best.evidence:
+            best = state
+    assert best is not None
+    return replace(best, iteration=0, is_converged=False)
+
+
+def iterate(
+    bench: Workbench,
+    state: EnhancedState,
+    previous: Assignments | None = None,
+    on_progress: Callable[[int, int], None] = ignore_progress,
+    logged: bool = True,
+) -> IterationResult:
+    """Return the result of one iteration: E-step over all particles, then M-step."""
+    started = time.perf_counter()
+    task = _prepare(bench, state)
+    prepared = time.perf_counter()
+    sums, found, seconds = sum_chunks(task, bench.executor, on_progress)
+    assignments = _assignments(found)
+    seconds["references"] = prepared - started
+    pose_change = pose_change_deg(previous, assignments, task.group)
+    new = _decide(next_state(bench, sums, state, task.box), task, found, pose_change, bench)
+    if not new.in_frame and (new.n_sharp >= SHARP_ENOUGH or new.is_converged):
+        new, assignments = in_symmetry_frame(bench, new, assignments, task.box)
+    seconds["total"] = time.perf_counter() - started
+    result = IterationResult(
+        new, assignments, new.half_averages, sums.evidence, pose_change, seconds)
+    if not logged:
+        return result
+    log_iteration(result)
+    logger.info(
+        "  %s, %d shells, %.1f poses share a posterior, log evidence per particle %.1f",
+        state.phase, task.box.radius, new.n_effective, sums.evidence / len(found),
+    )
+    return result
+
+
+def _prepare(bench: Workbench, state: EnhancedState) -> Task:
+    """References of all folds and classes at the iteration's resolution."""
+    config, box = bench.config, bench.open_box(state.radius)
+    old = WorkingBox.of(bench.source.n, state.reference_radius).samples
+    references = resampled(state.references, old, box.samples)
+    noise = bench.residual.noise(np.zeros(box.radius), config.noise == "white")
+    known = min(state.reference_radius, box.radius)
+    noise[:known] = state.noise[:known]
+    plan = None
+    if state.phase != "local":
+        # Once posteriors are narrow, the grid only has to find their peaks.
+        is_broad = state.n_effective >= FOCUSED_BELOW
+        bandwidth = config.dense_bandwidth if is_broad else config.search_bandwidth
+        radius = min(box.radius, config.dense_radius(bandwidth))
+        step = max(bench.source.n / (4.0 * radius), 1.0) / box.voxel_ratio
+        plan = dense_plan(
+            box.n, radius, config.bandwidth_of_shells(radius),
+            config.max_shift_of(bench.source.n) / box.voxel_ratio, step,
+        )
+
+    mask = bench.mask_of(state)
+    # Without leaving out, all folds share one reference.
+    n_different = config.n_groups if config.n_folds > 1 else 1
+
+    def prepare(f: int) -> tuple[list[ComplexArray], list[DenseReference]]:
+        turnable = [reference_turnable(values, box, mask) for values in references[f]]
+        if plan is None:
+            return turnable, []
+        return turnable, [dense_reference(t, noise[: plan.sampling.n_shells], plan)
+                          for t in turnable]
+
+    prepared = list(bench.executor.map(prepare, range(n_different)))
+    folds = [prepared[min(f, n_different - 1)] for f in range(config.n_groups)]
+    is_candidate = plan is not None and plan.sampling.n_shells < box.radius
+    return Task(
+        bench, state, box, [t for t, _ in folds], noise, plan, [d for _, d in folds], is_candidate)
+
+
+def _assignments(found: Sequence[Found]) -> Assignments:
+    """The best class and pose of every particle."""
+    return Assignments(
+        np.array([f.class_index for f in found], dtype=np.intp),
+        RigidTransforms.concatenate([f.pose for f in found]),
+        np.array([f.responsibility for f in found]),
+        np.array([f.evidence for f in found]),
+        np.stack([f.class_weight for f in found]),
+    )
+
+
+def _decide(
+    new: EnhancedState, task: Task, found: Sequence[Found], pose_change: float,
+    bench: Workbench,
+) -> EnhancedState:
+    """Set what the next iteration does: its resolution, and how wide it looks."""
+    state = task.state
+    n_effective = float(np.median([f.n_effective for f in found]))
+    n_since_dense = 0 if state.phase == "dense" else state.n_since_dense + 1
+    radius = state.radius
+    # While posteriors are broad, all shells follow the same blob: their FSC says nothing.
+    if n_effective < FOCUSED_BELOW:
+        radius = max(radius, _next_radius(new.fsc, radius, bench.max_radius))
+    evidence = float(np.mean([f.evidence for f in found]))
+    gain = evidence - state.evidence
+    if n_effective >= FOCUSED_BELOW and gain < STALLED_GAIN:
+        # Nothing is left to learn here: finer detail may tell orientations apart.
+        most = min(bench.max_radius, bench.config.dense_radius(bench.config.dense_bandwidth))
+        radius = max(radius, min(radius + 1, most))
+    grown = radius > state.radius
+    is_still = pose_change < SETTLED_DEG or abs(gain) < SETTLED_LOCAL_GAIN
+    settled = state.phase == "local" and not grown and is_still
+    phase, checked, converged = "dense", state.checked_radius, False
+    if n_effective < LOCAL_BELOW:
+        phase = "local"
+        if settled and checked == radius:
+            converged = True
+        elif settled or n_since_dense >= MAX_SINCE_DENSE:
+            phase, checked = "dense", radius
+    elif n_effective < FOCUSED_BELOW and n_since_dense < MAX_FOCUSED:
+        phase = "focused"
+    elif n_effective >= FOCUSED_BELOW:
+        converged = not grown and abs(gain) < SETTLED_GAIN
+    peaks = PeakTable.of_parts([(f.index, f.peak_class, f.peak_poses) for f in found])
+    return replace(
+        new, radius=radius, phase=phase, n_since_dense=n_since_dense, peaks=peaks,
+        n_effective=n_effective, checked_radius=checked, is_converged=converged,
+        phase_done=state.phase, evidence=evidence,
+        n_sharp=state.n_sharp + 1 if n_effective < LOCAL_BELOW else 0,
+    )
+
+
+def _next_radius(fsc: FloatArray, radius: int, max_radius: int) -> int:
+    """Shells to compare next: a little beyond where the best class's halves still agree."""
+    best = fsc.max(axis=0)
+    below = np.flatnonzero(best < TRUSTED_FSC)
+    reached = int(below[0]) if len(below) else len(best)
+    return int(np.clip(reached + SHELLS_BEYOND, 1, min(radius + GROWTH, max_radius)))
+
+
+def run(
+    source: SubtomogramSource,
+    config: FamlConfig,
+    executor: Executor | None = None,
+    start: EnhancedState | None = None,
+    previous: Assignments | None = None,
+    on_progress: Callable[[int, int], None] = ignore_progress,
+    references: FloatArray | None = None,
+    mask: FloatArray | None = None,
+) -> Iterator[IterationResult]:
+    """Yield the result of every iteration, until it has converged or config.n_iterations are done.
+
+    Parameters and errors are those of `faml.run`; `references` (K, n, n, n) are maps to start from,
+    one for each class, where there is no `start`; averages and references are multiplied by the
+    mask (n, n, n), which lies in their frame.
+    """
+    config.check_size(len(source))
+    bench = Workbench(source, config, executor or SerialExecutor(), mask)
+    if start is not None:
+        state = start
+    elif references is not None:
+        state = state_from_references(bench, references)
+    else:
+        state = initial_state(bench)
+    while state.iteration < config.n_iterations and not state.is_converged:
+        result = iterate(bench, state, previous, on_progress)
+        state, previous = cast(EnhancedState, result.state), result.assignments
+        yield result
