@@ -174,14 +174,16 @@ def test_a_converged_run_is_finished_says_so_and_warns_of_nothing(tmp_path, caps
     assert json.loads(printed.out) == result
 
 
-def test_particles_of_pure_noise_are_reported_as_no_structure(tmp_path, capsys):
+def test_particles_of_pure_noise_are_reported_as_no_structure_and_given_no_resolution(tmp_path, capsys):
     source, _, _ = particles([blobs(N, 0)], N_PARTICLES, snr=1.0)
     noise = np.random.default_rng(0).normal(size=source.volumes.shape).astype(np.float32)
     folder = write_set(tmp_path / "noise", dataclasses.replace(source, volumes=noise))
     assert classify(folder, tmp_path / "o", "--iterations", 2, "--json") == 0
     printed = capsys.readouterr()
-    warnings = json.loads(printed.out)["warnings"]
+    result = json.loads(printed.out)
+    warnings = result["warnings"]
     assert len(warnings) == 1 and "no structure" in warnings[0]
+    assert result["resolution_angst"] is None
     assert "warning: no structure" in printed.err
     assert "no structure" in (tmp_path / "o" / "report.html").read_text()
 

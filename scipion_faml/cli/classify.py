@@ -288,8 +288,15 @@ def _fsc_curves(state: EnhancedState, source: FileSource) -> tuple[FloatArray, F
 def _resolutions(
     result: IterationResult, source: FileSource, config: FamlConfig
 ) -> list[float]:
-    """Resolution (angstrom) of every class's halves at an FSC of 0.143."""
+    """Resolution (angstrom) of every class's halves at an FSC of 0.143.
+
+    NaN while posteriors are broad or pure noise explains the particles: both halves were compared
+    with the same references, and noise alone correlates there.
+    """
     if isinstance(result.state, EnhancedState):
+        state = result.state
+        if state.n_effective >= enhanced.FOCUSED_BELOW or state.evidence <= 0.0:
+            return [float("nan")] * state.n_classes
         _, curves = _fsc_curves(result.state, source)
         return [resolution_angst(c, source.n, source.voxel_size_angst, FSC_THRESHOLD)
                 for c in curves]
