@@ -174,7 +174,7 @@ def test_a_converged_run_is_finished_says_so_and_warns_of_nothing(tmp_path, caps
     assert json.loads(printed.out) == result
 
 
-def test_particles_of_pure_noise_are_reported_as_no_structure_and_given_no_resolution(tmp_path, capsys):
+def test_pure_noise_is_reported_as_no_structure_and_given_no_resolution(tmp_path, capsys):
     source, _, _ = particles([blobs(N, 0)], N_PARTICLES, snr=1.0)
     noise = np.random.default_rng(0).normal(size=source.volumes.shape).astype(np.float32)
     folder = write_set(tmp_path / "noise", dataclasses.replace(source, volumes=noise))
