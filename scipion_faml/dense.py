@@ -23,7 +23,7 @@ from scipy.interpolate import CubicSpline
 from scipion_faml.align import IDENTITY, gather
 from scipion_faml.cython_ext import _posterior
 from scipion_faml.fourier import SampleSet
-from scipion_faml.geometry import RigidTransforms, euler_to_matrix
+from scipion_faml.geometry import RigidTransforms, apart, euler_to_matrix
 from scipion_faml.harmonics import legendre_table
 from scipion_faml.shells import ShellSampling, shell_sampling
 from scipion_faml.so3 import RotationGrid, rotation_grid
@@ -455,16 +455,8 @@ def highest_poses(
     order = np.argsort(-height, kind="stable")[:MAX_CELLS]
     poses = plan.poses(tuple(joined[:, order]))
     own_shift = plan.shift_xyz[joined[3, order]]
-    smallest_trace = 1.0 + 2.0 * np.cos(2.2 * np.pi / plan.bandwidth)
-    rotation = poses.rotation
-    kept: list[int] = []
-    for m in range(len(poses)):
-        if len(kept) == n_best:
-            break
-        trace = np.einsum("kij,ij->k", rotation[kept], rotation[m])
-        moved = np.sum((own_shift[kept] - own_shift[m]) ** 2, axis=1)
-        if not np.any((trace > smallest_trace) & (moved < (2.0 * plan.shift_step) ** 2)):
-            kept.append(m)
+    two_steps = 2.2 * 180.0 / plan.bandwidth, 2.0 * plan.shift_step
+    kept = apart(poses.rotation, own_shift, *two_steps, n_best)
     return poses[kept]
 
 

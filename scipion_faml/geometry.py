@@ -154,6 +154,27 @@ def squared_pose_distance(
     return np.maximum(constant - 2.0 * product, 0.0)
 
 
+def apart(
+    rotation: FloatArray, shift_xyz: FloatArray, min_turn_deg: float, min_move: float, n_best: int
+) -> IntArray:
+    """Return indices of up to n_best poses, in order, none at the place of one before it.
+
+    Two poses (M, 3, 3) and (M, 3) are at one place when they differ by less than a turn and by
+    less than a move.
+    """
+    # The trace of R1^T R2 is 1 + 2 cos(angle).
+    smallest_trace = 1.0 + 2.0 * np.cos(np.deg2rad(min_turn_deg))
+    kept: list[int] = []
+    for m in range(len(rotation)):
+        if len(kept) == n_best:
+            break
+        trace = np.einsum("kij,ij->k", rotation[kept], rotation[m])
+        moved = np.sum((shift_xyz[kept] - shift_xyz[m]) ** 2, axis=1)
+        if not np.any((trace > smallest_trace) & (moved < min_move**2)):
+            kept.append(m)
+    return np.array(kept, dtype=np.intp)
+
+
 def random_rotations(n_rotations: int, rng: np.random.Generator) -> FloatArray:
     """Return ZYZ angles (n, 3) in rad, uniform over rotations (Haar measure)."""
     angles = rng.uniform(0.0, 1.0, (n_rotations, 3))

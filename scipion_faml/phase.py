@@ -27,7 +27,7 @@ from scipion_faml.dense import (
     dense_plan,
     dense_reference,
 )
-from scipion_faml.geometry import euler_to_matrix
+from scipion_faml.geometry import apart, euler_to_matrix
 from scipion_faml.refine import WeightedParticle, climb
 from scipion_faml.types import FloatArray
 
@@ -162,14 +162,6 @@ def unweighted_particle(observation: Observation) -> WeightedParticle:
 def best_apart(candidates: Candidates, n_best: int) -> Candidates:
     """Return the best candidates, best first, without those at the place of a better one."""
     found = candidates.select(np.argsort(-candidates.score, kind="stable"))
-    rotation, shift_xyz = found.transforms.rotation, found.transforms.shift_xyz
-    smallest_trace = 1.0 + 2.0 * np.cos(np.deg2rad(SAME_TURN_DEG))
-    kept: list[int] = []
-    for m in range(len(found)):
-        if len(kept) == n_best:
-            break
-        trace = np.einsum("kij,ij->k", rotation[kept], rotation[m])
-        moved = np.sum((shift_xyz[kept] - shift_xyz[m]) ** 2, axis=1)
-        if not np.any((trace > smallest_trace) & (moved < SAME_PLACE**2)):
-            kept.append(m)
+    poses = found.transforms
+    kept = apart(poses.rotation, poses.shift_xyz, SAME_TURN_DEG, SAME_PLACE, n_best)
     return found.select(kept)

@@ -17,7 +17,7 @@ import numpy as np
 
 from scipion_faml.cython_ext import _local
 from scipion_faml.fourier import OVERSAMPLING
-from scipion_faml.geometry import RigidTransforms, rotation_from_vector
+from scipion_faml.geometry import RigidTransforms, apart, rotation_from_vector
 from scipion_faml.measured import Measured
 from scipion_faml.regularise import shell_of
 from scipion_faml.types import ComplexArray, FloatArray, IntArray
@@ -107,16 +107,8 @@ def distinct(peaks: Peaks, min_turn_deg: float, min_move: float, n_best: int) ->
     Two peaks are at one place when they differ by less than a turn and a move (voxels).
     """
     order = np.argsort(-peaks.log_likelihood, kind="stable")
-    smallest_trace = 1.0 + 2.0 * np.cos(np.deg2rad(min_turn_deg))
-    kept: list[int] = []
-    for m in order:
-        if len(kept) == n_best:
-            break
-        trace = np.einsum("kij,ij->k", peaks.rotation[kept], peaks.rotation[m])
-        moved = np.sum((peaks.shift_xyz[kept] - peaks.shift_xyz[m]) ** 2, axis=1)
-        if not np.any((trace > smallest_trace) & (moved < min_move**2)):
-            kept.append(int(m))
-    return np.array(kept, dtype=np.intp)
+    kept = apart(peaks.rotation[order], peaks.shift_xyz[order], min_turn_deg, min_move, n_best)
+    return order[kept]
 
 
 def log_evidence(peaks: Peaks, zeta: float) -> FloatArray:
