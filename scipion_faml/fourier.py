@@ -248,6 +248,25 @@ def sample_runs(samples: SampleSet, weight: FloatArray) -> SampleRuns:
     )
 
 
+def crop_half(half: NDArray[Values], n: int) -> NDArray[Values]:
+    """Return the middle of a half spectrum as one of a box of n (values unchanged)."""
+    if half.shape[0] == n:
+        return half
+    rows = np.fft.fftfreq(n, 1.0 / n).round().astype(np.intp)
+    return half[np.ix_(rows % half.shape[0], rows % half.shape[0], np.arange(n // 2 + 1))]
+
+
+def pad_half(half: ComplexArray, n: int) -> ComplexArray:
+    """Return a half spectrum as one of a larger box of n, zeros beyond it (values unchanged)."""
+    small = half.shape[0]
+    if small == n:
+        return half
+    rows = np.fft.fftfreq(small, 1.0 / small).round().astype(np.intp) % n
+    out = np.zeros((n, n, n // 2 + 1), dtype=half.dtype)
+    out[np.ix_(rows, rows, np.arange(half.shape[2]))] = half
+    return out
+
+
 @lru_cache(maxsize=4)
 def _interpolation_correction(n: int) -> FloatArray:
     """1 / sinc^2 per axis: the real-space window that trilinear interpolation multiplies by."""

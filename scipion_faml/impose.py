@@ -13,6 +13,7 @@ from scipion_faml.cython_ext import _local
 from scipion_faml.fourier import (
     OVERSAMPLING,
     SampleSet,
+    crop_half,
     spectrum,
     turnable_spectrum,
     volume_from_spectrum,
@@ -176,8 +177,5 @@ def mask_at(mask: FloatArray, n: int) -> FloatArray:
     n_full = mask.shape[0]
     if n == n_full:
         return mask
-    half = spectrum(mask)
-    rows = np.fft.fftfreq(n, 1.0 / n).round().astype(np.intp) % n_full
-    small = half[np.ix_(rows, rows, np.arange(n // 2 + 1))]
-    volume = volume_from_spectrum(small, n) * (n / n_full) ** 3
+    volume = volume_from_spectrum(crop_half(spectrum(mask), n), n) * (n / n_full) ** 3
     return np.clip(volume, 0.0, 1.0).astype(np.float32)

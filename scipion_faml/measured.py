@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import fft
 
 from scipion_faml.cython_ext import _local
 from scipion_faml.fourier import (
     OVERSAMPLING,
     SampleSet,
-    Values,
     ball_spectrum,
+    crop_half,
+    pad_half,
     sample_set,
     spectrum,
     turnable_spectrum,
@@ -261,22 +261,3 @@ class WorkingBox:
         """Return samples (J,) as a volume of the full box, (n_full, n_full, n_full) float32."""
         half = pad_half(np.asarray(self.samples.put(values)), self.n_full)
         return volume_from_spectrum(half, self.n_full).astype(np.float32)
-
-
-def crop_half(half: NDArray[Values], n: int) -> NDArray[Values]:
-    """Return the middle of a half spectrum as one of a box of n (values unchanged)."""
-    if half.shape[0] == n:
-        return half
-    rows = np.fft.fftfreq(n, 1.0 / n).round().astype(np.intp)
-    return half[np.ix_(rows % half.shape[0], rows % half.shape[0], np.arange(n // 2 + 1))]
-
-
-def pad_half(half: ComplexArray, n: int) -> ComplexArray:
-    """Return a half spectrum as one of a larger box of n, zeros beyond it (values unchanged)."""
-    small = half.shape[0]
-    if small == n:
-        return half
-    rows = np.fft.fftfreq(small, 1.0 / small).round().astype(np.intp) % n
-    out = np.zeros((n, n, n // 2 + 1), dtype=half.dtype)
-    out[np.ix_(rows, rows, np.arange(half.shape[2]))] = half
-    return out

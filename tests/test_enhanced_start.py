@@ -7,9 +7,8 @@ from phantoms import blobs, particles
 from scipion_faml import enhanced
 from scipion_faml.enhanced import Workbench, state_from_references
 from scipion_faml.execution import SerialExecutor
-from scipion_faml.fourier import low_pass, spectrum
+from scipion_faml.fourier import crop_half, low_pass, spectrum
 from scipion_faml.geometry import rotation_angle_deg
-from scipion_faml.measured import crop_half
 from scipion_faml.model import FamlConfig
 
 N = 20

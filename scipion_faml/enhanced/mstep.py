@@ -13,10 +13,10 @@ from scipion_faml.enhanced.workbench import Workbench, reference_turnable, resam
 from scipion_faml.evaluation.superposition import group_correlation, group_frame, move_map
 from scipion_faml.faml import Assignments
 from scipion_faml.folds import FoldSums, fold_averages
-from scipion_faml.fourier import spectrum
+from scipion_faml.fourier import crop_half, spectrum
 from scipion_faml.geometry import RigidTransforms, compose, invert
 from scipion_faml.impose import masked, moved_mean, representatives, symmetrised_sums
-from scipion_faml.measured import WorkingBox, crop_half
+from scipion_faml.measured import WorkingBox
 from scipion_faml.model import FamlConfig
 from scipion_faml.types import ComplexArray, FloatArray, IntArray
 

@@ -9,9 +9,8 @@ from scipion_faml.enhanced.mstep import next_state
 from scipion_faml.enhanced.state import EnhancedState
 from scipion_faml.enhanced.workbench import Workbench
 from scipion_faml.folds import FoldSums
-from scipion_faml.fourier import shell_sums, spectrum
+from scipion_faml.fourier import crop_half, shell_sums, spectrum
 from scipion_faml.impose import symmetrised
-from scipion_faml.measured import crop_half
 from scipion_faml.model import random_classes, starting_poses
 from scipion_faml.types import ComplexArray, FloatArray
 from scipion_faml.volume import inscribed_sphere

@@ -10,10 +10,16 @@ from scipion_faml.dense import DenseParticle, DensePlan, dense_particle
 from scipion_faml.enhanced.state import EnhancedState
 from scipion_faml.execution import Executor
 from scipion_faml.folds import fold_of
-from scipion_faml.fourier import SampleSet, turnable_spectrum, volume_from_spectrum
+from scipion_faml.fourier import (
+    SampleSet,
+    crop_half,
+    pad_half,
+    turnable_spectrum,
+    volume_from_spectrum,
+)
 from scipion_faml.impose import mask_at, masked, rim_level
 from scipion_faml.io import SubtomogramSource
-from scipion_faml.measured import Measured, SpectrumShelf, WorkingBox, crop_half, pad_half
+from scipion_faml.measured import Measured, SpectrumShelf, WorkingBox
 from scipion_faml.model import FamlConfig
 from scipion_faml.regularise import ShellResidual
 from scipion_faml.types import ComplexArray, FloatArray
