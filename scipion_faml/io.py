@@ -6,9 +6,11 @@ Everything is written under a temporary name and renamed, so a reader never meet
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -30,6 +32,7 @@ from scipion_faml.wedge import MissingWedge
 ANGLES = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
 ORIGINS = ["rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginZAngst"]
 COORDINATES = ["rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ"]
+MAX_SHARED_WEIGHTS = 32  # kept in memory
 VOXEL_SIZE_TOLERANCE = 0.01  # relative: headers store float32 and pixel sizes are quoted rounded
 
 
@@ -332,6 +335,7 @@ class FileSource:
     wedges: Sequence[MissingWedge | str]  # a tilt range, or the file of a 3-D weight volume
     n: int
     voxel_size_angst: float
+    _weights: dict[str, FloatArray] = field(default_factory=dict)  # those that particles share
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -343,10 +347,26 @@ class FileSource:
                 f"{self.paths[index]} has a box of {volume.shape[0]}, the set {self.n}"
             )
         wedge = self.wedges[index]
-        weight = wedge.mask(self.n) if isinstance(wedge, MissingWedge) else read_weight(wedge)
+        weight = wedge.mask(self.n) if isinstance(wedge, MissingWedge) else self._weight(wedge)
         if weight.shape[0] != self.n:
             raise ValueError(f"{wedge} has a box of {weight.shape[0]}, its particle {self.n}")
         return Particle(index, volume, weight)
+
+    @cached_property
+    def _shared_files(self) -> set[str]:
+        """Files of weights that several particles name, a few of them."""
+        counts = Counter(wedge for wedge in self.wedges if isinstance(wedge, str))
+        return {name for name, count in counts.most_common(MAX_SHARED_WEIGHTS) if count > 1}
+
+    def _weight(self, path: str) -> FloatArray:
+        """Weights in a file; the same read-only array for all particles that share it."""
+        if path not in self._shared_files:
+            return read_weight(path)
+        if path not in self._weights:
+            weight = read_weight(path)
+            weight.flags.writeable = False
+            self._weights.setdefault(path, weight)
+        return self._weights[path]
 
 
 def open_source(table: ParticleTable) -> FileSource:

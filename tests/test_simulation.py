@@ -202,7 +202,7 @@ def test_recorded_images_have_the_snr_asked_for():
 
 
 def test_phase_flipping_leaves_no_inverted_contrast():
-    transfer = image_transfer((64, 64), 8.0, Microscope(), is_phase_flipped=True)
+    transfer = image_transfer((64, 64), 8.0, Microscope(), ctf_correction="phase-flip")
     assert (transfer.ctf < 0).any()
     assert (transfer.ctf * transfer.correction >= 0).all()
 
@@ -369,7 +369,7 @@ def test_density_is_white_in_the_tomogram():
     _, labels = populate(scene, structures)
     angles = tilt_angles_deg(-60, 60, 3)
     images = image_scene(
-        project_scene(scene, structures, angles), 10.0, 1.0, Microscope(defocus_um=4.0), True,
+        project_scene(scene, structures, angles), 10.0, 1.0, Microscope(defocus_um=4.0), "phase-flip",
         np.random.default_rng(0),
     )
     tomogram = back_project(images, angles, scene.shape_xyz)

@@ -22,7 +22,7 @@ from scipion_faml.cli.common import (
     run_once,
     workers_option,
 )
-from scipion_faml.fourier import frequency_radius, volume_from_spectrum
+from scipion_faml.fourier import volume_from_spectrum
 from scipion_faml.geometry import RigidTransforms
 from scipion_faml.io import (
     ANGLES,
@@ -44,11 +44,12 @@ from scipion_faml.simulation.tilt_weights import (
 )
 from scipion_faml.types import BoolArray, ComplexArray, FloatArray
 from scipion_faml.volume import inscribed_sphere
+from scipion_faml.whitening import FULL_WEIGHT_PERCENTILE, Whitening, weight_of_shells
 
 MIRROR = np.diag([1.0, 1.0, -1.0])
 N_FOR_NOISE = 100  # particles that the noise is measured on
 FLOOR = 1e-4  # of the largest denominator: below it a sample counts as not measured
-FULL_WEIGHT_PERCENTILE = 99.0  # precision that becomes weight 1
+
 PROJECTIONS = ("rlnTomoProjX", "rlnTomoProjY", "rlnTomoProjZ")
 SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
 
@@ -203,29 +204,12 @@ def _measure_noise(
     if not precision.any():
         raise ValueError("no Fourier sample is measured: the images are empty or have no weight")
     n = spectra[0].shape[0]
-    gain = whitening_filter(precision, n, whitening)
+    best = weight_of_shells(precision, FULL_WEIGHT_PERCENTILE)
+    gain = Whitening((best / best.max()) ** (0.5 * whitening)).gains(n)
     measured = (precision / gain**2)[precision > 0]
     full_precision = float(np.percentile(measured, FULL_WEIGHT_PERCENTILE))
     # Noise of a sample of weight 1 as in a volume of unit variance.
     return Scale(noise, floor, gain, full_precision, float(np.sqrt(full_precision * n**3)))
-
-
-def whitening_filter(precision: FloatArray, n: int, whitening: float) -> FloatArray:
-    """Return the amplitude gain of every sample: (best precision of its shell)^(whitening / 2).
-
-    precision : (N, n, n, n // 2 + 1). The largest gain is 1; shells without data take it, too.
-    """
-    shell = np.minimum(np.rint(frequency_radius(n)).astype(np.intp), n // 2)
-    best = np.ones(n // 2 + 1)
-    for radius in range(1, n // 2 + 1):
-        values = precision[:, shell == radius]
-        if values.any():
-            best[radius] = np.percentile(values[values > 0], FULL_WEIGHT_PERCENTILE)
-        else:
-            best[radius] = best[radius - 1] if radius > 1 else 1.0
-    best[0] = best[1]
-    gain: FloatArray = ((best / best.max()) ** (0.5 * whitening))[shell]
-    return gain
 
 
 # -------------------------------------------------------------------------------------- stacks

@@ -27,9 +27,15 @@ from scipion_faml.io import (
     optics_table,
     write_particles,
     write_volume,
+    write_weight,
 )
 from scipion_faml.simulation.density import Structure
-from scipion_faml.simulation.particles import SubtomogramSettings, draw_poses, make_subtomogram
+from scipion_faml.simulation.particles import (
+    SubtomogramSettings,
+    draw_poses,
+    make_subtomogram,
+    subtomogram_weights,
+)
 from scipion_faml.simulation.scene import (
     Scene,
     back_project,
@@ -40,7 +46,13 @@ from scipion_faml.simulation.scene import (
     populate,
     project_scene,
 )
-from scipion_faml.simulation.tilt_series import Microscope, check_snr, projector, tilt_angles_deg
+from scipion_faml.simulation.tilt_series import (
+    CTF_CORRECTIONS,
+    Microscope,
+    check_snr,
+    projector,
+    tilt_angles_deg,
+)
 from scipion_faml.structures import load_structures, suitable_box
 from scipion_faml.types import FloatArray, IntArray
 from scipion_faml.wedge import MissingWedge
@@ -100,7 +112,8 @@ def _model_options(function: F) -> F:
 
 
 def _optics_options(
-    correction: str, defocus: float, snr: float, snr_help: str
+    correction: str, defocus: float, snr: float, snr_help: str,
+    corrections: Sequence[str], correction_help: str,
 ) -> Callable[[F], F]:
     """What both verbs ask about optics, with their own defaults."""
 
@@ -123,8 +136,8 @@ def _optics_options(
             ),
             click.option(
                 "--ctf-correction", default=correction, show_default=True,
-                type=click.Choice(["none", "phase-flip"]),
-                help="What is done about the CTF before reconstruction.",
+                type=click.Choice(corrections),
+                help=correction_help,
             ),
         )):
             function = option(function)
@@ -142,6 +155,9 @@ def _optics_options(
     "none", 6.0, 0.05,
     "Variance of the signal / of the noise. --optics none: signal over the whole box of a "
     "particle, before the wedge is cut. full: over the tilt images, after the CTF.",
+    CTF_CORRECTIONS,
+    "What is done about the CTF. none: nothing, as in the paper. phase-flip: signs. weights: signs "
+    "and amplitudes, each sample with its precision in weights.mrc (rlnCtfImage).",
 )
 @click.option(
     "--max-shift", default=3.0, show_default=True, type=click.FloatRange(min=0),
@@ -168,12 +184,14 @@ def simulate_subtomograms(
     """
     settings = _settings(locals())
     _check_counts(models, counts)
+    if ctf_correction == "weights" and optics == "none":
+        raise ValueError("--ctf-correction weights needs --optics full: else there is no CTF")
     resolution = 2.0 * voxel_size if resolution is None else resolution
     how = SubtomogramSettings(
         snr, MissingWedge(tilt_min, tilt_max), tilt_angles_deg(tilt_min, tilt_max, tilt_step),
         Microscope(defocus_um=defocus, amplitude_contrast=amplitude_contrast)
         if optics == "full" else None,
-        ctf_correction == "phase-flip",
+        ctf_correction,
     )
     structures = load_structures(models, box, voxel_size, resolution, assembly)
     _warn_of_edges(structures, max_shift)
@@ -217,6 +235,11 @@ def _write_subtomograms(
     rows = pd.DataFrame(
         {"rlnImageName": names, "rlnTomoName": "simulated", "rlnOpticsGroup": 1}
     )
+    if how.microscope and how.ctf_correction == "weights":
+        weights = folder / "weights.mrc"
+        write_weight(weights, subtomogram_weights(first.n, first.voxel_size_angst, how),
+                     first.voxel_size_angst)
+        rows = rows.assign(rlnCtfImage=str(weights))
     return ParticleTable(rows, optics_table(first.voxel_size_angst, first.n, [how.wedge]))
 
 
@@ -238,6 +261,7 @@ def _write_subtomograms(
     "phase-flip", 4.0, 0.5,
     "Variance of the signal / of the noise. --optics none: signal over the whole tomogram, before "
     "the wedge is cut. full: over the tilt images, after the CTF.",
+    CTF_CORRECTIONS[:2], "What is done about the CTF before reconstruction.",
 )
 @seed_option
 @workers_option
@@ -275,8 +299,7 @@ def simulate_tomogram(
             tomogram = noisy_tomogram(density, snr, wedge, rng)
         else:
             images = project_scene(scene, structures, angles, threads)
-            is_flipped = ctf_correction == "phase-flip"
-            recorded = image_scene(images, voxel_size, snr, microscope, is_flipped, rng)
+            recorded = image_scene(images, voxel_size, snr, microscope, ctf_correction, rng)
             tomogram = back_project(recorded, angles, shape, threads)
         write_volume(run.output / "tomogram.mrc", tomogram, voxel_size)
         truth = _scene_table(scene, structures, run.output / "tomogram.mrc", wedge)

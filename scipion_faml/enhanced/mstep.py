@@ -49,7 +49,7 @@ def next_state(
     zeta = max_shift / 2.0
     if state is not None:
         zeta = box.voxel_ratio * float(np.sqrt(sums.sq_shift / (3.0 * sums.n_particles)))
-    averages = np.stack([box.enlarged(a) for a in made.averages])
+    averages = np.stack([bench.enlarged(a, box) for a in made.averages])
     if in_frame and bench.mask is not None:
         averages = np.stack([masked(a, bench.mask) for a in averages])
     return EnhancedState(
@@ -61,7 +61,8 @@ def next_state(
         radius=box.radius, references=made.references, reference_radius=box.radius,
         noise=noise, fsc=made.fsc, phase="dense", n_since_dense=0, peaks=None,
         evidence=-np.inf, n_effective=float("inf"),
-        half_averages=np.stack([[box.enlarged(v) for v in half] for half in made.halves]),
+        half_averages=np.stack(
+            [[bench.enlarged(v, box) for v in half] for half in made.halves]),
         in_frame=in_frame, symmetry_score=1.0 if state is None else state.symmetry_score,
     )
 

@@ -37,7 +37,7 @@ SHARP_ENOUGH = 3  # iterations with narrow posteriors, before axes are looked fo
 MAX_FOCUSED, MAX_SINCE_DENSE = 3, 8  # iterations before all poses are looked at again
 SETTLED_DEG, SETTLED_LOCAL_GAIN = 0.3, 0.1
 STALLED_GAIN, SETTLED_GAIN = 0.3, 0.003  # of the log evidence per particle, in an iteration
-TRUSTED_FSC, SHELLS_BEYOND, GROWTH = 0.3, 2, 2
+TRUSTED_FSC, SHELLS_BEYOND, GROWTH = 0.3, 3, 2
 
 
 def initial_state(bench: Workbench) -> EnhancedState:
@@ -188,10 +188,13 @@ def _decide(
 
 
 def _next_radius(fsc: FloatArray, radius: int, max_radius: int) -> int:
-    """Shells to compare next: a little beyond where the best class's halves still agree."""
+    """Shells to compare next: a little beyond the last where the best class's halves agree.
+
+    Not the first where they do not: beyond a zero of the CTF there is signal again.
+    """
     best = fsc.max(axis=0)
-    below = np.flatnonzero(best < TRUSTED_FSC)
-    reached = int(below[0]) if len(below) else len(best)
+    agreeing = np.flatnonzero(best >= TRUSTED_FSC)
+    reached = int(agreeing[-1]) + 1 if len(agreeing) else 0
     return int(np.clip(reached + SHELLS_BEYOND, 1, min(radius + GROWTH, max_radius)))
 
 

@@ -59,7 +59,7 @@ def state_from_references(bench: Workbench, maps: FloatArray) -> EnhancedState:
     values = []
     for volume in maps:
         level = float(np.average(volume, weights=1.0 - ball))
-        half = spectrum(((volume - level) * ball).astype(np.float32))
+        half = spectrum(bench.whitening.applied(((volume - level) * ball).astype(np.float32)))
         gain = _least_squares_gain(half, power, n_observed)
         low = gain * np.asarray(box.samples.take(crop_half(half, box.n)))
         values.append(symmetrised(low, gain * half[0, 0, 0].real, box.samples, config.group)
@@ -68,7 +68,7 @@ def state_from_references(bench: Workbench, maps: FloatArray) -> EnhancedState:
     is_white = config.noise == "white"
     n_shells, n_classes = box.radius, len(maps)
     noise = bench.residual.noise(np.zeros(n_shells), is_white)
-    averages = np.stack([box.enlarged(v) for v in references])
+    averages = np.stack([bench.enlarged(v, box) for v in references])
     return EnhancedState(
         averages, np.full(n_classes, 1.0 / n_classes), float(np.sqrt(noise.mean())),
         max(config.max_shift_of(n) / 2.0, config.min_zeta), 0,

@@ -8,6 +8,7 @@ import numpy as np
 
 from scipion_faml.dense import DenseParticle, DensePlan, dense_particle
 from scipion_faml.enhanced.state import EnhancedState
+from scipion_faml.enhanced.whitened import whitened
 from scipion_faml.execution import Executor
 from scipion_faml.folds import fold_of
 from scipion_faml.fourier import (
@@ -24,6 +25,7 @@ from scipion_faml.model import FamlConfig
 from scipion_faml.regularise import ShellResidual
 from scipion_faml.types import ComplexArray, FloatArray
 from scipion_faml.volume import soft_sphere
+from scipion_faml.whitening import Whitening
 
 CACHE_BYTES = 2**30  # particles at working resolution, and as many bytes of coefficients
 SHELF_BYTES, SHELF_AHEAD = 2**29, 1.5  # spectra out to this times the radius, and a little
@@ -39,7 +41,8 @@ class Workbench:
     ) -> None:
         if source.n < 8:
             raise ValueError(f"the box of {source.n} voxels is too small: at least 8 are needed")
-        self.source, self.config, self.executor, self.mask = source, config, executor, mask
+        self.source, self.config, self.executor, self.mask = (
+            whitened(source), config, executor, mask)
         self.folds = fold_of(len(source), config.n_groups, config.seed)
         self.box = WorkingBox.of(source.n, 1)
         self.residual = ShellResidual(np.zeros(0), np.zeros(0))
@@ -47,6 +50,15 @@ class Workbench:
         self._measured: dict[int, Measured] = {}
         self._dense: dict[int, DenseParticle] = {}
         self._dense_plan: DensePlan | None = None
+
+    @property
+    def whitening(self) -> Whitening:
+        """The filter between particles as they are compared and as they were given."""
+        return self.source.whitening
+
+    def enlarged(self, values: ComplexArray, box: WorkingBox) -> FloatArray:
+        """Return samples (J,) of whitened averages as a volume of the full box, as given."""
+        return self.whitening.removed(box.enlarged(values))
 
     def group_of(self, state: EnhancedState) -> FloatArray:
         """Rotations (G, 3, 3) of the symmetry that averages have: C1 before it is imposed."""

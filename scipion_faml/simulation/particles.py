@@ -26,6 +26,7 @@ from scipion_faml.types import FloatArray, IntArray
 from scipion_faml.wedge import MissingWedge
 
 NEAR = 0.5  # half-width of `invert_tilt_series`: fidelity to the density before all
+SMALLEST_PRECISION = 1e-5  # of the largest: what lies on a zero of the CTF is not measured
 AXES = {"x": np.eye(3)[0], "y": np.eye(3)[1], "z": np.eye(3)[2]}
 
 
@@ -37,7 +38,7 @@ class SubtomogramSettings:
     wedge: MissingWedge
     angles_deg: FloatArray  # (T,) tilts
     microscope: Microscope | None = None
-    is_phase_flipped: bool = False
+    ctf_correction: str = "none"  # of `tilt_series.image_transfer`
 
     def __post_init__(self) -> None:
         check_snr(self.snr)
@@ -105,22 +106,55 @@ def make_subtomogram(
     """Return one subtomogram (n, n, n) float32 of `structure` under the first pose.
 
     The random draws depend on `seed` alone. With a microscope: a tilt series of the turned,
-    shifted density (`tilt_series.record`), reconstructed by direct Fourier inversion. `density`
-    is then the projector of the structure's map, made here when it is not given.
+    shifted density (`tilt_series.record`), reconstructed by direct Fourier inversion, each sample
+    the mean of the images that measured it, by the weights CTF^2 where these are asked for.
+    `density` is then the projector of the structure's map, made here when it is not given.
     """
     rng = np.random.default_rng(list(seed))
     if settings.microscope is None:
         return noisy_subtomogram(structure.posed(pose), settings.snr, settings.wedge, rng)
-    n = structure.n
+    n, voxel_size = structure.n, structure.voxel_size_angst
     rotations = tilt_rotations(settings.angles_deg)
     transfer = image_transfer(
-        (n, n), structure.voxel_size_angst, settings.microscope, settings.is_phase_flipped
-    )
+        (n, n), voxel_size, settings.microscope, settings.ctf_correction)
     projections = central_slices(
         density or projector(structure.map), rotations @ pose.rotation[0],
         rotations @ pose.shift_xyz[0],
     )
     images = record(projections, (n, n), settings.snr, transfer, rng)
-    half = divide(*invert_tilt_series(images, np.ones(images.shape), rotations, NEAR))
-    kept = settings.wedge.mask(n) * (frequency_radius(n) <= n // 2)
-    return volume_from_spectrum(half * kept, n).astype(np.float32)
+    weights = _image_weights(n, voxel_size, settings)
+    numerator, denominator = invert_tilt_series(images, weights, rotations, NEAR)
+    floor = SMALLEST_PRECISION * float(denominator.max())
+    half = divide(numerator, denominator, floor) * _kept(settings, n)
+    return volume_from_spectrum(half, n).astype(np.float32)
+
+
+def subtomogram_weights(
+    n: int, voxel_size_angst: float, settings: SubtomogramSettings
+) -> FloatArray:
+    """Return the relative precision of a subtomogram's samples, (n, n, n // 2 + 1) in [0, 1].
+
+    It is the same for all: the sum of CTF^2 of the images that measured a sample, over the largest.
+    """
+    weights = _image_weights(n, voxel_size_angst, settings)
+    nothing = np.zeros(weights.shape, dtype=np.complex64)
+    precision = invert_tilt_series(
+        nothing, weights, tilt_rotations(settings.angles_deg), NEAR)[1] * _kept(settings, n)
+    relative: FloatArray = (precision / precision.max()).astype(np.float32)
+    relative[relative <= SMALLEST_PRECISION] = 0.0
+    return relative
+
+
+def _image_weights(n: int, voxel_size_angst: float, settings: SubtomogramSettings) -> FloatArray:
+    """Weights of the images' samples, (T, n, n // 2 + 1)."""
+    shape = (len(settings.angles_deg), n, n // 2 + 1)
+    if settings.ctf_correction != "weights" or settings.microscope is None:
+        return np.ones(shape)
+    ctf = image_transfer((n, n), voxel_size_angst, settings.microscope).ctf
+    return np.broadcast_to(ctf**2, shape)
+
+
+def _kept(settings: SubtomogramSettings, n: int) -> FloatArray:
+    """1 inside the tilt range and the sphere of Nyquist."""
+    kept: FloatArray = settings.wedge.mask(n) * (frequency_radius(n) <= n // 2)
+    return kept

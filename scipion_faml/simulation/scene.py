@@ -258,12 +258,12 @@ def image_scene(
     pixel_size_angst: float,
     snr: float,
     microscope: Microscope,
-    is_phase_flipped: bool,
+    ctf_correction: str,
     rng: np.random.Generator,
 ) -> FloatArray:
     """Return the recorded images (T, height, width) of noise-free ones (`tilt_series.record`)."""
     shape = images.shape[1], images.shape[2]
-    transfer = image_transfer(shape, pixel_size_angst, microscope, is_phase_flipped)
+    transfer = image_transfer(shape, pixel_size_angst, microscope, ctf_correction)
     recorded = record(fft.rfft2(images), shape, snr, transfer, rng)
     noisy: FloatArray = fft.irfft2(recorded, shape).astype(np.float32)
     return noisy

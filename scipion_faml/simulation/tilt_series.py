@@ -23,6 +23,7 @@ from scipion_faml.types import ComplexArray, FloatArray
 from scipion_faml.volume import crop_or_pad
 from scipion_faml.wedge import MissingWedge
 
+CTF_CORRECTIONS = ("none", "phase-flip", "weights")  # of images, see `image_transfer`
 
 @dataclass(frozen=True)
 class Microscope:
@@ -115,18 +116,33 @@ def image_transfer(
     shape: tuple[int, int],
     pixel_size_angst: float,
     microscope: Microscope,
-    is_phase_flipped: bool = False,
+    ctf_correction: str = "none",
 ) -> ImageTransfer:
     """Return the filters of images of `shape` (y, x).
 
-    `is_phase_flipped` makes the correction the sign of the CTF, so that every frequency has the
-    contrast of the structure; otherwise nothing is corrected, as in the paper.
+    `ctf_correction`: "none" corrects nothing, as in the paper; "phase-flip" multiplies by the sign
+    of the CTF, so that every frequency has the contrast of the structure; "weights" by the CTF
+    itself, and undoes the MTF: what an inversion with the weights CTF^2 asks for.
+
+    Raises
+    ------
+    ValueError
+        If the correction has another name.
     """
+    if ctf_correction not in CTF_CORRECTIONS:
+        raise ValueError(
+            f"ctf_correction is {ctf_correction!r}: choose from {', '.join(CTF_CORRECTIONS)}")
     v, u = image_frequencies(shape)
     radius = np.hypot(u, v)
     ctf = contrast_transfer(radius / pixel_size_angst, microscope)
-    correction = np.where(ctf < 0, -1.0, 1.0) if is_phase_flipped else np.ones_like(ctf)
-    return ImageTransfer(ctf, detector_transfer(2.0 * radius), correction)
+    mtf = detector_transfer(2.0 * radius)
+    if ctf_correction == "weights":
+        correction = ctf / mtf
+    elif ctf_correction == "phase-flip":
+        correction = np.where(ctf < 0, -1.0, 1.0)
+    else:
+        correction = np.ones_like(ctf)
+    return ImageTransfer(ctf, mtf, correction)
 
 
 def record(
