@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from cases import BOX_ANGST, WEDGE, write_case
+from cases import write_case
 from children import Finished, run_timed
 
 from scipion_faml import faml
+from scipion_faml.fourier import spectrum, volume_from_spectrum
 from scipion_faml.geometry import RigidTransforms
 from scipion_faml.io import (
     ArraySource,
+    SubtomogramSource,
     read_cube,
     read_particles,
     write_volume,
@@ -29,7 +31,7 @@ from scipion_faml.model import FamlConfig, starting_poses
 from scipion_faml.types import FloatArray, IntArray
 from scipion_faml.volume import squared_radius
 
-MASK_ANGST = 0.84 * BOX_ANGST  # diameter of RELION's mask: the sphere that averages are judged in
+MASK_DIAMETER = 0.84  # of the box, RELION's: the sphere that averages are judged in
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +119,7 @@ RELION_ITERATIONS = 25  # the form's default
 
 
 def run_relion(
-    source: ArraySource, classes: int, settings: str, folder: Path, seed: int = 0,
+    source: SubtomogramSource, classes: int, settings: str, folder: Path, seed: int = 0,
     limit_s: float | None = None, iterations: int = RELION_ITERATIONS,
     n_used: int | None = None, tau2_fudge: float = 1.0,
 ) -> Outcome:
@@ -136,7 +138,7 @@ def run_relion(
     command = [
         program, "--i", "particles.star", "--o", "run/run", "--K", str(classes),
         "--iter", str(iterations), "--tau2_fudge", str(tau2_fudge),
-        "--particle_diameter", f"{MASK_ANGST:.1f}", "--random_seed", str(seed + 1),
+        "--particle_diameter", f"{MASK_DIAMETER * source.n * source.voxel_size_angst:.1f}", "--random_seed", str(seed + 1),
         *COMMON, *SETTINGS[settings],
     ]
     if "--denovo_3dref" not in command:
@@ -163,16 +165,20 @@ def _relion_done(folder: Path) -> int:
     return max(len(list((folder / "run").glob("run_it*_model.star"))) - 1, 0)
 
 
-def _write_relion(folder: Path, source: ArraySource, n_used: int) -> None:
-    """Write particles as RELION wants them: background of mean 0 and s.d. 1, the wedge as a CTF.
+def _write_relion(folder: Path, source: SubtomogramSource, n_used: int) -> None:
+    """Write particles as RELION wants them: background of mean 0 and s.d. 1, weights as a CTF.
 
     The CTF volume is the whole cube with DC at voxel n // 2; a subtomogram is modelled as
-    CTF x reference + noise, so 0 and 1 are the wedge.
+    CTF x reference + noise of one variance on each shell. A sample of weight w, its noise variance
+    sigma^2 / w, is brought to that by sqrt(w), which is its CTF: 0 and 1 are a wedge. The first
+    particle's weights stand for all.
     """
     voxel_size, n = source.voxel_size_angst, source.n
-    outside = np.sqrt(squared_radius(n)) > 0.5 * MASK_ANGST / voxel_size
+    outside = np.sqrt(squared_radius(n)) > 0.5 * MASK_DIAMETER * n
     (folder / "input").mkdir()
-    write_weight(folder / "input" / "wedge.mrc", WEDGE.mask(n), voxel_size)
+    transfer = np.sqrt(source[0].wedge)
+    scale = float(transfer.max())
+    write_weight(folder / "input" / "wedge.mrc", transfer / scale, voxel_size)
     lines = [
         "data_optics", "", "loop_", "_rlnOpticsGroup", "_rlnOpticsGroupName", "_rlnImagePixelSize",
         "_rlnImageSize", "_rlnImageDimensionality", "_rlnVoltage", "_rlnSphericalAberration",
@@ -181,7 +187,9 @@ def _write_relion(folder: Path, source: ArraySource, n_used: int) -> None:
         "_rlnOpticsGroup",
     ]
     for i in range(n_used):
-        volume, name = source.volumes[i], f"input/{i + 1:06d}.mrc"
+        volume, name = source[i].volume, f"input/{i + 1:06d}.mrc"
+        if not np.isin(transfer, (0.0, 1.0)).all():
+            volume = volume_from_spectrum(spectrum(volume) * transfer, n)
         background = volume[outside]
         scaled = (volume - background.mean()) / background.std()
         write_volume(folder / name, scaled, voxel_size)
@@ -189,12 +197,12 @@ def _write_relion(folder: Path, source: ArraySource, n_used: int) -> None:
     (folder / "particles.star").write_text("\n".join(["", *lines, ""]))
 
 
-def _write_turned_average(path: Path, source: ArraySource, seed: int) -> None:
+def _write_turned_average(path: Path, source: SubtomogramSource, seed: int) -> None:
     """The average of particles turned at random, on the scale of RELION's input."""
     poses = starting_poses(len(source), "turned", seed)
     classes = np.zeros(len(source), dtype=np.intp)
     average = faml.average_known(source, classes, poses, FamlConfig())[0][0]
-    spread = float(source.volumes.std(dtype=np.float64))
+    spread = float(source[0].volume.std(dtype=np.float64))
     write_volume(path, average / spread, source.voxel_size_angst)
 
 
