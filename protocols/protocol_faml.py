@@ -139,7 +139,16 @@ class ProtFamlClassify(_ProtFamlParticles):
                  "used.")
         form.addParam(
             "numberOfClasses", params.IntParam, default=2, validators=[params.GE(1)],
-            label="Classes", help="1 averages all particles together.")
+            label="Classes", condition="not (findClasses and mode==0)",
+            help="1 averages all particles together.")
+        form.addParam(
+            "findClasses", params.BooleanParam, default=False, condition=ENHANCED,
+            label="Find the number of classes?",
+            help="As many classes as explain particles better that were left out of the averages: "
+                 "classes of one structure are merged, mixtures split.")
+        form.addParam(
+            "maxClasses", params.IntParam, default=8, validators=[params.GE(1)],
+            label="Classes at most", condition="findClasses and mode==0")
         form.addParam(
             "mode", params.EnumParam, default=0, label="Mode",
             choices=["enhanced", "paper"],
@@ -187,8 +196,12 @@ class ProtFamlClassify(_ProtFamlParticles):
                  "meet its own noise. 4 and more, or 1: nothing is left out.", **expert)
         form.addParam(
             "randomStarts", params.IntParam, allowsNull=True, label="Random starts",
-            help="The one of highest evidence goes on. Empty: 4 for several classes, which may "
-                 "settle wrongly, else 1.", **expert)
+            help="The one of highest evidence goes on. Empty: 1, or 4 for several classes that "
+                 "are not merged and split.", **expert)
+        form.addParam(
+            "splitMerge", params.BooleanParam, default=True, label="Merge and split classes?",
+            help="Several classes start as more than are asked for; those of one structure are "
+                 "merged, mixtures split.", **expert)
         form.addParam(
             "noise", params.EnumParam, default=0, label="Noise", **expert,
             choices=["variance of each Fourier shell", "one variance (white)"])
@@ -245,7 +258,8 @@ class ProtFamlClassify(_ProtFamlParticles):
         results = self.resultsFolder(settings)
         self.runVerb(
             "classify", self._particleTable(), output=results,
-            classes=self.numberOfClasses.get(), iterations=iterations,
+            classes="auto" if self.isFindingClasses() else self.numberOfClasses.get(),
+            iterations=iterations,
             mode=MODES[self.mode.get()], symmetry=self.symmetry.get() or "C1",
             mask=self._maskFile(), reference=self._referenceFiles(), max_shift=self.maxShift.get(),
             low_pass=self.lowPass.get(), seed=self.seed.get(), workers=self.programThreads(),
@@ -256,8 +270,20 @@ class ProtFamlClassify(_ProtFamlParticles):
         """Whether the form asks for enhanced mode."""
         return MODES[self.mode.get()] == "enhanced"
 
+    def isFindingClasses(self):
+        """Whether the number of classes is to be found."""
+        return self.isEnhanced() and self.findClasses.get()
+
+    def classCount(self):
+        """Return the number of classes asked for, or found."""
+        if not self.isFindingClasses():
+            return self.numberOfClasses.get()
+        return len(self.runResult().get("class_sizes", []))
+
     def _enhancedOptions(self):
         return {
+            "max_classes": self.maxClasses.get() if self.findClasses.get() else None,
+            "no_split_merge": not (self.splitMerge.get() or self.findClasses.get()),
             "folds": self.folds.get(), "starts": self.randomStarts.get(),
             "noise": NOISES[self.noise.get()],
             "no_regularise": not self.regularise.get(), "no_spread": not self.spread.get(),
@@ -283,7 +309,7 @@ class ProtFamlClassify(_ProtFamlParticles):
                               updateClassCallback=self._updateClass)
         averages = SetOfAverageSubTomograms.create(self.getPath(), prefix="averages")
         averages.setSamplingRate(sampling)
-        for number in range(1, self.numberOfClasses.get() + 1):
+        for number in range(1, self.classCount() + 1):
             average = convert.new_average(self._averageFile(number), sampling,
                                           self._halfFiles(number))
             average.setClassId(number)
@@ -348,19 +374,25 @@ class ProtFamlClassify(_ProtFamlParticles):
         if images is None:
             return errors
         self.checkSubtomograms(images, 2, errors)
-        classes = self.numberOfClasses.get()
+        classes = None if self.isFindingClasses() else self.numberOfClasses.get()
         if classes and classes > images.getSize() >= 2:
             errors.append(f"{classes} classes asked of {images.getSize()} subtomograms: ask for "
                           "fewer classes.")
         self._checkSymmetry(errors)
         if self.isEnhanced() and self.folds.get() in (2, 3):
             errors.append(f"{self.folds.get()} folds are too few: use 4 or more, or 1.")
+        if self.isFindingClasses() and self.folds.get() == 1:
+            errors.append("To find the number of classes, particles must be left out of averages: "
+                          "use 4 folds or more.")
         references = self.inputReferences.get()
         symmetry = (self.symmetry.get() or "C1").strip().upper()
         if references is None and symmetry != "C1" and not self.isEnhanced():
             errors.append(f"Symmetry {symmetry} in paper mode needs starting averages that lie in "
                           "the group's frame; enhanced mode finds the axes itself.")
-        if references is not None:
+        if references is not None and classes is None:
+            errors.append("Starting averages say how many classes there are: leave them out, or "
+                          "do not ask to find the number of classes.")
+        elif references is not None:
             n_references = references.getSize() if _is_set(references) else 1
             if n_references != classes:
                 errors.append(f"{n_references} starting average(s) for {classes} classes: give "
@@ -368,7 +400,8 @@ class ProtFamlClassify(_ProtFamlParticles):
         return errors
 
     def _warnings(self):
-        images, classes = self.inputSubtomograms.get(), self.numberOfClasses.get()
+        images = self.inputSubtomograms.get()
+        classes = 1 if self.isFindingClasses() else self.numberOfClasses.get()
         if images is not None and 2 <= images.getSize() < 10 * classes:
             return [f"Only {images.getSize()} subtomograms for {classes} classes: a class of fewer "
                     "than about 10 particles averages noise."]
@@ -391,7 +424,7 @@ class ProtFamlClassify(_ProtFamlParticles):
         shares = [last[k] for k in sorted(last) if k.startswith("alpha_")]
         lines.append("Class shares: " + ", ".join(f"{share:.0%}" for share in shares))
         if hasattr(self, "classes"):
-            empty = self.numberOfClasses.get() - self.classes.getSize()
+            empty = self.classCount() - self.classes.getSize()
             n_lost = self.inputSubtomograms.get().getSize() - self.subtomograms.getSize()
             if empty:
                 lines.append(f"{empty} class(es) got no particle; their averages are those of "
@@ -404,7 +437,7 @@ class ProtFamlClassify(_ProtFamlParticles):
         if not hasattr(self, "classes"):
             return []
         return [f"{self.inputSubtomograms.get().getSize()} subtomograms were sorted into "
-                f"{self.numberOfClasses.get()} class(es) and averaged by FAML [Zhao2018] in "
+                f"{self.classCount()} class(es) and averaged by FAML [Zhao2018] in "
                 f"{len(self.history())} iterations ({MODES[self.mode.get()]} mode, symmetry "
                 f"{self.symmetry.get() or 'C1'})."]
 

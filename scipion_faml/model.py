@@ -19,7 +19,7 @@ NOISES = ("shells", "white")
 PAPER_ONLY = ("method", "start", "search", "angular_step_deg", "max_candidates", "bandwidth",
               "n_voronoi_points", "translation_weight", "chunk_size")
 ENHANCED_ONLY = ("n_folds", "noise", "regularise", "min_zeta", "spread", "start_radius",
-                 "dense_bandwidth", "n_starts")
+                 "dense_bandwidth", "n_starts", "find_classes", "max_classes", "split_merge")
 SEARCH_BANDWIDTH = 16
 OBJECT_RADIUS = 0.35  # of the box: how far most of a particle's density reaches
 
@@ -49,13 +49,17 @@ class FamlConfig:
     min_zeta: float = 1.0  # voxels
     spread: bool = True
     start_radius: int = 5  # shells compared at first
-    n_starts: int | None = None  # random starts, the best goes on; None: 1, or 4 of classes
+    n_starts: int | None = None  # random starts, the best goes on; None: see n_random_starts
     dense_bandwidth: int = 24  # of the integral over all poses, at most
+    find_classes: bool = False  # as many classes as the evidence supports, in place of n_classes
+    max_classes: int = 8  # then
+    split_merge: bool = True  # classes that are the same are merged, mixtures split, at the start
     symmetry: str = "C1"  # of all classes; a point group of `symmetry`
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("n_classes", "max_candidates", "n_voronoi_points", "chunk_size", "n_folds"):
+        for name in ("n_classes", "max_candidates", "n_voronoi_points", "chunk_size", "n_folds",
+                     "max_classes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if self.n_iterations < 0 or self.seed < 0:
@@ -83,6 +87,12 @@ class FamlConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {least}")
         if self.n_starts is not None and self.n_starts < 1:
             raise ValueError(f"n_starts is {self.n_starts}: it must be at least 1")
+        if self.find_classes and self.mode != "enhanced":
+            raise ValueError("find_classes needs enhanced mode: give n_classes")
+        if self.find_classes and self.n_folds == 1:
+            raise ValueError(
+                "n_folds is 1: the number of classes is judged by particles left out of their "
+                "references, choose 4 or more")
         if self.n_folds in (2, 3):
             # Halves that are aligned to each other only, in turn, drift apart.
             raise ValueError(f"n_folds is {self.n_folds}: choose 1 (none left out) or at least 4")
@@ -108,11 +118,16 @@ class FamlConfig:
         return max(self.n_folds, 2)
 
     @property
-    def n_starts_of_classes(self) -> int:
-        """Random starts: unless set one, or for several classes four."""
+    def merges_and_splits(self) -> bool:
+        """Whether a run starts from too many classes, which are merged and split."""
+        return self.find_classes or (self.n_classes > 1 and self.split_merge)
+
+    @property
+    def n_random_starts(self) -> int:
+        """Random starts: unless set one, or for several classes that stay as they are four."""
         if self.n_starts is not None:
             return self.n_starts
-        return 1 if self.n_classes == 1 else 4
+        return 1 if self.n_classes == 1 or self.merges_and_splits else 4
 
     @property
     def search_bandwidth(self) -> int:

@@ -72,8 +72,18 @@ DEFAULT_ITERATIONS = {"paper": 20, "enhanced": 60}
 MODE_PARAMETERS = {
     "paper": ("method", "start", "search", "bandwidth", "max_candidates", "angular_step"),
     "enhanced": ("n_folds", "noise", "regularise", "spread", "min_zeta", "start_radius",
-                 "dense_bandwidth", "n_starts"),
+                 "dense_bandwidth", "n_starts", "max_classes", "split_merge"),
 }
+AUTO = "auto"
+
+
+def _class_count(context: click.Context, parameter: click.Parameter, value: str) -> int | str:
+    """Return a number of classes, or "auto"."""
+    if value == AUTO:
+        return AUTO
+    if not value.isdecimal() or int(value) < 1:
+        raise click.BadParameter(f"{value!r} is no number of classes: give 1 or more, or {AUTO}")
+    return int(value)
 
 
 def _paper_options(function: Any) -> Any:
@@ -100,7 +110,12 @@ def _enhanced_options(function: Any) -> Any:
                      "at together; time grows with its fourth power.  [enhanced]"),
         click.option("--starts", "n_starts", type=click.IntRange(min=1), default=None,
                      help="Random starts, of which the one of highest evidence goes on.  "
-                     "[default: 1; of several classes 4]  [enhanced]"),
+                     "[default: 1; of several classes with --no-split-merge 4]  [enhanced]"),
+        click.option("--split-merge/--no-split-merge", default=True, show_default=True,
+                     help="Several classes start as more than are asked for; those of one "
+                     "structure are merged, mixtures split.  [enhanced]"),
+        click.option("--max-classes", type=click.IntRange(min=1), default=8, show_default=True,
+                     help="Most classes that --classes auto may find.  [enhanced]"),
         click.option("--start-shells", "start_radius", type=click.IntRange(min=2), default=5,
                      show_default=True, help="Fourier shells (cycles per box) compared at first: "
                      "coarse enough that no noise is followed.  [enhanced]"),
@@ -124,8 +139,10 @@ def _enhanced_options(function: Any) -> Any:
 
 @click.command("classify")
 @click.argument("particles", type=click.Path(path_type=Path))
-@click.option("--classes", "n_classes", type=click.IntRange(min=1), default=1, show_default=True,
-              help="Number of classes K; 1 averages.")
+@click.option("--classes", "n_classes", metavar="K|auto", default="1", show_default=True,
+              callback=_class_count,
+              help="Number of classes K; 1 averages. auto: as many as explain particles better "
+                   "that were left out of the averages, in enhanced mode.")
 @click.option("--iterations", type=click.IntRange(min=1), default=None,
               help="At most; enhanced mode stops when it has converged.  [default: enhanced 60, "
                    "paper 20]")
@@ -150,7 +167,7 @@ def _enhanced_options(function: Any) -> Any:
 @seed_option
 @common_options
 def classify(
-    particles: Path, n_classes: int, iterations: int | None, mode: str,
+    particles: Path, n_classes: int | str, iterations: int | None, mode: str,
     references: tuple[Path, ...], mask: Path | None, low_pass: float | None,
     max_candidates: int | None, angular_step: float, output: Path, workers: int | None,
     as_json: bool, overwrite: bool, **settings: Any,
@@ -168,10 +185,13 @@ def classify(
     the symmetry axes once orientations are known, and turns each class into the frame.
     """
     _refuse_other_mode(click.get_current_context(), mode)
+    if n_classes == AUTO and mode != "enhanced":
+        raise click.UsageError(f"--classes {AUTO} needs --mode enhanced: give a number")
     if references and len(references) != n_classes:
         raise ValueError(f"{len(references)} references for {n_classes} classes: give one each")
     config = FamlConfig(
-        n_classes=n_classes, n_iterations=iterations or DEFAULT_ITERATIONS[mode], mode=mode,
+        n_classes=1 if n_classes == AUTO else int(n_classes), find_classes=n_classes == AUTO,
+        n_iterations=iterations or DEFAULT_ITERATIONS[mode], mode=mode,
         low_pass_angst=low_pass, angular_step_deg=angular_step,
         max_candidates=candidates_kept(max_candidates, settings["search"]), **settings,
     )
@@ -337,6 +357,7 @@ def _write_classes(
     assignments: Assignments, history: list[dict[str, Any]], run: Run,
 ) -> dict[str, Any]:
     """Write averages, particles, history and report; return the summary."""
+    _remove_classes(run.output)
     for k, average in enumerate(state.averages, 1):
         write_volume(run.output / f"class_{k:03d}.mrc", average, source.voxel_size_angst)
     assigned = assigned_table(table, assignments)
@@ -352,6 +373,7 @@ def _write_classes(
         "mode": config.mode,
         "iterations": state.iteration,
         "particles": len(source),
+        "classes": state.n_classes,
         "class_sizes": counts,
         "alpha": state.alpha,
         "sigma": state.sigma,
@@ -370,6 +392,12 @@ def _write_classes(
         assignments.poses, source.voxel_size_angst, run.settings, plain(result), curves,
     )
     return result
+
+
+def _remove_classes(output: Path) -> None:
+    """Remove the averages of an earlier run, which may have had more classes."""
+    for path in output.glob("class_[0-9][0-9][0-9]*.mrc"):
+        path.unlink()
 
 
 def _write_halves(

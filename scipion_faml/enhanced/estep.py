@@ -305,7 +305,7 @@ def sum_chunks(
     task: Task, executor: Executor, on_progress: Callable[[int, int], None]
 ) -> tuple[FoldSums, list[Found], dict[str, float]]:
     """Run the E-step over all chunks and add their sums up in order."""
-    config, n_particles = task.bench.config, len(task.bench.source)
+    config, n_particles = task.bench.config, len(task.bench.members)
     shape = (config.n_groups, task.state.n_classes)
     n_samples = len(task.box.samples)
     signal = np.zeros((*shape, n_samples), dtype=np.complex128)

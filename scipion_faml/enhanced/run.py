@@ -13,6 +13,7 @@ import numpy as np
 from scipion_faml.dense import DenseReference, dense_plan, dense_reference
 from scipion_faml.enhanced.estep import Found, Task, sum_chunks
 from scipion_faml.enhanced.mstep import in_symmetry_frame, next_state
+from scipion_faml.enhanced.population import population
 from scipion_faml.enhanced.start import random_state, state_from_references
 from scipion_faml.enhanced.state import FOCUSED_BELOW, LOCAL_BELOW, EnhancedState, PeakTable
 from scipion_faml.enhanced.workbench import Workbench, reference_turnable, resampled
@@ -41,12 +42,15 @@ TRUSTED_FSC, SHELLS_BEYOND, GROWTH = 0.3, 3, 2
 
 
 def initial_state(bench: Workbench) -> EnhancedState:
-    """Return the starting Theta: of several random starts the one whose evidence grew highest.
+    """Return the starting Theta: random, or of several starts the one of highest evidence.
 
     Classes can collapse into one early; particles left out of their references tell: the evidence
-    of such a start stays behind.
+    of such a start stays behind. Several classes are merged and split, unless that is turned off.
     """
-    n_starts = bench.config.n_starts_of_classes
+    if bench.config.merges_and_splits:
+        found = population(bench, lambda part, state: iterate(part, state, logged=False))
+        return replace(found, iteration=0)
+    n_starts = bench.config.n_random_starts
     if n_starts == 1:
         return random_state(bench, 0)
     best: EnhancedState | None = None

@@ -24,8 +24,8 @@ SMALLEST_SIGNAL = 1e-3  # of the particles' power, given to such a map at least
 
 def random_state(bench: Workbench, start: int) -> EnhancedState:
     """Return Theta of particles in random classes, turned at random, and averaged."""
-    config, source = bench.config, bench.source
-    n_particles, n_classes = len(source), config.n_classes
+    config, n_classes = bench.config, bench.config.n_classes
+    n_particles = len(bench.members)
     seed = config.seed + SEED_STEP * start
     classes = random_classes(n_particles, n_classes, seed)
     poses = starting_poses(n_particles, "turned", seed)
@@ -34,9 +34,9 @@ def random_state(bench: Workbench, start: int) -> EnhancedState:
     shape = (config.n_groups, n_classes, len(box.samples))
     signal, coverage = np.zeros(shape, dtype=complex), np.zeros(shape, dtype=complex)
     weight, one = np.zeros(shape[:2]), np.ones(1)
-    for i in range(n_particles):
-        particle, f, k = bench.measured(i), bench.folds[i], classes[i]
-        rotation = poses.rotation[[i]]
+    for row, i in enumerate(bench.members):
+        particle, f, k = bench.measured(int(i)), bench.folds[i], classes[row]
+        rotation = poses.rotation[[row]]
         particle.add_turned_back(rotation, np.zeros((1, 3)), one, signal[f, k])
         particle.wedge.add_turned_back(rotation, one, coverage[f, k])
         weight[f, k] += 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ from scipion_faml.io import SubtomogramSource
 from scipion_faml.measured import Measured, SpectrumShelf, WorkingBox
 from scipion_faml.model import FamlConfig
 from scipion_faml.regularise import ShellResidual
-from scipion_faml.types import ComplexArray, FloatArray
+from scipion_faml.types import ComplexArray, FloatArray, IntArray
 from scipion_faml.volume import soft_sphere
 from scipion_faml.whitening import Whitening
 
@@ -44,12 +45,21 @@ class Workbench:
         self.source, self.config, self.executor, self.mask = (
             whitened(source), config, executor, mask)
         self.folds = fold_of(len(source), config.n_groups, config.seed)
+        self.members: IntArray = np.arange(len(source))  # particles looked at
         self.box = WorkingBox.of(source.n, 1)
         self.residual = ShellResidual(np.zeros(0), np.zeros(0))
         self._shelf = SpectrumShelf(source.n, 1, SHELF_BYTES)
         self._measured: dict[int, Measured] = {}
         self._dense: dict[int, DenseParticle] = {}
         self._dense_plan: DensePlan | None = None
+
+    def part(self, members: IntArray, config: FamlConfig) -> Workbench:
+        """Return the bench of some particles, by their numbers here, with settings of its own."""
+        other = copy(self)
+        other.members, other.config = np.sort(members), config
+        other._measured, other._dense = dict(self._measured), dict(self._dense)
+        other.residual = other._whole_residual()
+        return other
 
     @property
     def whitening(self) -> Whitening:
@@ -84,9 +94,13 @@ class Workbench:
                 self._shelf = SpectrumShelf(self.source.n, max(ahead, radius), SHELF_BYTES)
             self._measured.clear()
             self._dense.clear()
-            parts = self.executor.map(self._residual_of, self.chunks())
-            self.residual = sum(parts, ShellResidual(np.zeros(radius), np.zeros(radius)))
+            self.residual = self._whole_residual()
         return self.box
+
+    def _whole_residual(self) -> ShellResidual:
+        """Power and measured samples of all particles looked at."""
+        zero = np.zeros(self.box.radius)
+        return sum(self.executor.map(self._residual_of, self.chunks()), ShellResidual(zero, zero))
 
     def _residual_of(self, chunk: Chunk) -> ShellResidual:
         total = ShellResidual(np.zeros(self.box.radius), np.zeros(self.box.radius))
@@ -99,7 +113,7 @@ class Workbench:
         """Return the particles in chunks of one fold each: what a worker does at a time."""
         out = []
         for f in range(self.config.n_groups):
-            members = np.flatnonzero(self.folds == f)
+            members = self.members[self.folds[self.members] == f]
             for start in range(0, len(members), PARTICLES_PER_CHUNK):
                 out.append(Chunk(f, [int(i) for i in members[start : start + PARTICLES_PER_CHUNK]]))
         return out

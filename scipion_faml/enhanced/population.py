@@ -1,0 +1,330 @@
+"""How many classes there are, and which: too many at first, then merged and split by evidence.
+
+Of random classes some grow into one structure together and others empty, so that a run of K random
+classes often misses one of K structures. Here more classes start than are wanted, at low
+resolution. Then classes are merged where one average explains the particles of both as well as
+two do, and split where two explain them better. What counts is the evidence of particles in
+averages that leave them out (`folds`): a class of nothing but noise, or half of a class, makes
+worse averages and does not pay.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+from scipy.special import logsumexp
+
+from scipion_faml.em import SMALLEST_PRIOR
+from scipion_faml.enhanced.start import random_state
+from scipion_faml.enhanced.state import FOCUSED_BELOW, EnhancedState
+from scipion_faml.enhanced.workbench import Workbench
+from scipion_faml.faml import IterationResult
+from scipion_faml.model import FamlConfig
+from scipion_faml.types import FloatArray, IntArray
+
+logger = logging.getLogger(__name__)
+
+Step = Callable[[Workbench, EnhancedState], IterationResult]
+
+PILOT_ITERATIONS = 2  # of one class, which tell how far particles lie from the centre
+START_ITERATIONS, MOVE_ITERATIONS, SPLIT_ITERATIONS = 4, 3, 5
+REACH = 3.0  # shifts looked at, in widths of their prior
+SPARE = 2  # times as many classes at first as are wanted
+SPLIT_CLASSES = 3  # at first, of a class that may be two
+MIN_PARTICLES = 5.0  # of a class
+MAX_ROUNDS = 3
+CLEARLY_APART = 0.1  # of the log evidence per particle, lost without a class
+MIN_Z = 3.0  # standard errors by which more classes must explain particles better
+SPLIT_SEEDS = 1000  # first start of the splits
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Log evidence that particles gain from one class more."""
+
+    total: float
+    z: float  # in standard errors, particles taken as independent
+
+    @staticmethod
+    def of(more: FloatArray, fewer: FloatArray) -> Gain:
+        """The gain from the evidence of every particle with more and with fewer classes."""
+        difference = more - fewer
+        error = float(difference.std()) * np.sqrt(len(difference)) + 1e-9
+        total = float(difference.sum())
+        return Gain(total, total / error)
+
+    @property
+    def is_supported(self) -> bool:
+        """Whether the gain is more than chance."""
+        return self.z > MIN_Z
+
+
+def population(bench: Workbench, step: Step) -> EnhancedState:
+    """Return classes at low resolution: as many as wanted, or as the evidence supports.
+
+    `step` takes one iteration.
+    """
+    config, everyone = bench.config, bench.members
+    one = bench.part(everyone, replace(config, n_classes=1))
+    pilot = settled(one, random_state(one, 0), step, PILOT_ITERATIONS)
+    most = config.max_classes if config.find_classes else config.n_classes
+    n_first = max(1, min(SPARE * most, int(len(everyone) / MIN_PARTICLES)))
+    if config.find_classes:
+        n_first = min(n_first, max(most, SPARE))
+    view = bench.part(everyone, _within_reach(config, bench, pilot.zeta, max(n_first, most)))
+    state = _best_start(view, step)
+    fewest = 1 if config.find_classes else config.n_classes
+    for turn in range(MAX_ROUNDS):
+        state = merged_where_alike(view, state, step)
+        while state.n_classes > most:
+            state = _one_less(view, state, step)
+        before = state.n_classes
+        state = split_where_mixed(view, state, step, most, fewest, turn)
+        if state.n_classes == before:
+            break
+        state = settled(view, state, step, MOVE_ITERATIONS)
+    return replace(_filled(view, state, fewest), evidence=-np.inf)
+
+
+def _within_reach(
+    config: FamlConfig, bench: Workbench, zeta: float, n_classes: int
+) -> FamlConfig:
+    """Settings that look at those shifts only which particles have."""
+    reach = max(REACH * zeta, 1.0)
+    return replace(
+        config, n_classes=n_classes, max_shift=min(reach, config.max_shift_of(bench.source.n)))
+
+
+def _best_start(view: Workbench, step: Step) -> EnhancedState:
+    """Of several random starts the one of highest evidence."""
+    n_starts = view.config.n_random_starts
+    states = [settled(view, random_state(view, s), step, START_ITERATIONS)
+              for s in range(n_starts)]
+    for number, state in enumerate(states, 1):
+        logger.info(
+            "start %d of %d: log evidence per particle %.1f, alpha %s", number, n_starts,
+            state.evidence, np.array2string(state.alpha, precision=2))
+    return max(states, key=lambda s: s.evidence)
+
+
+# ------------------------------------------------------------------------------------- classes
+def selected(state: EnhancedState, classes: IntArray) -> EnhancedState:
+    """Return the state with some of its classes."""
+    if len(classes) == state.n_classes:
+        return state
+    alpha = state.alpha[classes]
+    return replace(
+        state, averages=state.averages[classes], alpha=alpha / alpha.sum(),
+        references=state.references[:, classes], fsc=state.fsc[classes],
+        half_averages=state.half_averages[:, classes], peaks=None, phase="dense")
+
+
+def joined(first: EnhancedState, second: EnhancedState, share: float) -> EnhancedState:
+    """Return the classes of both, at one resolution; `share` of all particles are the second's."""
+    def both(name: str, axis: int) -> Any:
+        return np.concatenate([getattr(first, name), getattr(second, name)], axis=axis)
+
+    return replace(
+        first, averages=both("averages", 0), fsc=both("fsc", 0),
+        alpha=np.concatenate([(1.0 - share) * first.alpha, share * second.alpha]),
+        references=both("references", 1), half_averages=both("half_averages", 1),
+        peaks=None, phase="dense")
+
+
+def settled(
+    bench: Workbench, state: EnhancedState, step: Step, n_iterations: int
+) -> EnhancedState:
+    """Iterate over the grid of poses at one resolution; classes that empty are left out."""
+    radius = state.radius
+    for _ in range(n_iterations):
+        new = cast(EnhancedState, step(bench, _fresh(state)).state)
+        phase = "dense" if new.n_effective >= FOCUSED_BELOW else "focused"
+        new = replace(new, radius=radius, phase=phase, is_converged=False, checked_radius=0,
+                      n_since_dense=0, n_sharp=0)
+        weight = new.alpha * len(bench.members)
+        state = selected(new, np.flatnonzero(weight >= min(1.0, weight.max())))
+    return state
+
+
+def _fresh(state: EnhancedState) -> EnhancedState:
+    """The state without a past that could end a run, or turn its classes into a frame."""
+    return replace(state, evidence=-np.inf, n_sharp=0)
+
+
+def evidence_of(
+    bench: Workbench, state: EnhancedState, step: Step, noise: FloatArray
+) -> FloatArray:
+    """Return the evidence of every particle over all poses: models compare at the same noise."""
+    looked = replace(
+        _fresh(state), noise=noise, peaks=None, phase="dense", n_effective=float("inf"))
+    found: FloatArray = step(bench, looked).assignments.log_likelihood
+    return found
+
+
+def evidence_alone(bench: Workbench, state: EnhancedState, step: Step) -> FloatArray:
+    """Return the evidence (N, K) of every particle in every class alone."""
+    return np.stack([
+        evidence_of(bench, selected(state, np.array([k])), step, state.noise)
+        for k in range(state.n_classes)], axis=1)
+
+
+def _log_alpha(state: EnhancedState) -> FloatArray:
+    log_alpha: FloatArray = np.log(np.maximum(state.alpha, SMALLEST_PRIOR))
+    return log_alpha
+
+
+# --------------------------------------------------------------------------------------- merging
+def merged_where_alike(bench: Workbench, state: EnhancedState, step: Step) -> EnhancedState:
+    """Merge classes, one pair at a time, until two averages are better than one of every pair."""
+    while state.n_classes > 1:
+        for pair in _nearest_pairs(bench, state, step):
+            if pair.is_apart:
+                continue
+            view = bench.part(pair.members, bench.config)
+            one, gain = as_one(view, selected(state, np.array(pair.classes)), step)
+            logger.info("classes %d and %d: two explain %d particles better by %.1f (z %.1f)",
+                        pair.classes[0] + 1, pair.classes[1] + 1, len(pair.members), gain.total,
+                        gain.z)
+            if not gain.is_supported:
+                state = _replaced(state, pair.classes, one)
+                break
+        else:
+            return state
+        state = settled(bench, state, step, 1)
+    return state
+
+
+def as_one(
+    bench: Workbench, two: EnhancedState, step: Step, is_settled: bool = False
+) -> tuple[EnhancedState, Gain]:
+    """Return the better of the two classes alone, for all particles, and what two classes gain."""
+    noise = two.noise
+    both = two if is_settled else settled(bench, two, step, MOVE_ITERATIONS)
+    single = [settled(bench, selected(two, np.array([k])), step, MOVE_ITERATIONS)
+              for k in range(two.n_classes)]
+    found = [evidence_of(bench, s, step, noise) for s in single]
+    best = int(np.argmax([f.sum() for f in found]))
+    return single[best], Gain.of(evidence_of(bench, both, step, noise), found[best])
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """Two classes that may be one."""
+
+    classes: tuple[int, int]
+    members: IntArray  # particles of either
+    is_apart: bool  # by so much that there is no need to try
+
+
+def _nearest_pairs(bench: Workbench, state: EnhancedState, step: Step) -> list[_Pair]:
+    """Pairs of classes and their particles: first those that lose least without one of them."""
+    joint = evidence_alone(bench, state, step) + _log_alpha(state)
+    best = joint.argmax(axis=1)
+    whole = logsumexp(joint, axis=1)
+    losses: dict[tuple[int, int], float] = {}
+    for k in range(state.n_classes):
+        others = np.delete(np.arange(state.n_classes), k)
+        left = logsumexp(joint[:, others], axis=1)
+        mine = best == k
+        heirs = others[joint[np.ix_(mine, others)].argmax(axis=1)]
+        heir = int(np.bincount(heirs, minlength=1).argmax()) if len(heirs) else int(others[0])
+        loss = float(np.sum(whole - left)) / max(int(mine.sum()), 1)
+        pair = (min(k, heir), max(k, heir))
+        losses[pair] = min(loss, losses.get(pair, np.inf))
+    ordered = sorted(losses, key=lambda pair: losses[pair])
+    logger.info("log evidence lost without a class: %s", {p: round(losses[p], 1) for p in ordered})
+    mean = float(whole.mean())
+    return [_Pair(pair, bench.members[np.isin(best, pair)], losses[pair] > CLEARLY_APART * mean > 0)
+            for pair in ordered]
+
+
+def _replaced(state: EnhancedState, pair: tuple[int, int], one: EnhancedState) -> EnhancedState:
+    """The state with one class in the place of two."""
+    others = np.setdiff1d(np.arange(state.n_classes), pair)
+    if not len(others):
+        return one
+    return joined(selected(state, others), one, float(state.alpha[list(pair)].sum()))
+
+
+def _one_less(bench: Workbench, state: EnhancedState, step: Step) -> EnhancedState:
+    """Merge the two classes that lose least by it."""
+    pair = _nearest_pairs(bench, state, step)[0]
+    view = bench.part(pair.members, bench.config)
+    one, _ = as_one(view, selected(state, np.array(pair.classes)), step)
+    return settled(bench, _replaced(state, pair.classes, one), step, 1)
+
+
+# ------------------------------------------------------------------------------------- splitting
+def split_where_mixed(
+    bench: Workbench, state: EnhancedState, step: Step, most: int, fewest: int, turn: int
+) -> EnhancedState:
+    """Split every class that two explain better, up to `most`; and on, down to `fewest`."""
+    joint = evidence_alone(bench, state, step) + _log_alpha(state)
+    best = joint.argmax(axis=1)
+    tried: list[tuple[Gain, int, EnhancedState]] = []
+    for k in range(state.n_classes):
+        members = bench.members[best == k]
+        if state.n_classes >= most or len(members) < 2 * MIN_PARTICLES:
+            continue
+        found = _two_of(bench, members, step, SPLIT_SEEDS * (turn + 1) + 10 * k)
+        if found is None:
+            continue
+        two, gain = found
+        logger.info("class %d in two (%s): %d particles gain %.1f (z %.1f)", k + 1,
+                    np.array2string(two.alpha, precision=2), len(members), gain.total, gain.z)
+        tried.append((gain, k, two))
+    tried.sort(key=lambda t: -t[0].total)
+    gone: list[int] = []
+    new: list[tuple[EnhancedState, float]] = []
+    n_classes = state.n_classes
+    for gain, k, two in tried:
+        if n_classes < most and (gain.is_supported or n_classes < fewest):
+            gone.append(k)
+            new.append((two, float(state.alpha[k])))
+            n_classes += 1
+    others = np.setdiff1d(np.arange(state.n_classes), gone)
+    shares = np.array([share for _, share in new])
+    out: EnhancedState | None = selected(state, others) if len(others) else None
+    done = float(state.alpha[others].sum())
+    for (two, _), share in zip(new, shares, strict=True):
+        out = two if out is None else joined(out, two, share / (done + share))
+        done += share
+    assert out is not None
+    return out
+
+
+def _filled(bench: Workbench, state: EnhancedState, fewest: int) -> EnhancedState:
+    """The state with random halves of its largest classes, until it has as many as asked for."""
+    while state.n_classes < fewest:
+        largest = int(state.alpha.argmax())
+        share = float(state.alpha[largest])
+        # Which particles hardly matters: nothing tells these classes apart.
+        count = max(int(share * len(bench.members)), 2)
+        rng = np.random.default_rng([bench.config.seed, 2, state.n_classes])
+        members = np.sort(rng.choice(bench.members, min(count, len(bench.members)), replace=False))
+        halves = random_state(
+            bench.part(members, replace(bench.config, n_classes=2)), state.n_classes)
+        others = np.delete(np.arange(state.n_classes), largest)
+        state = halves if not len(others) else joined(selected(state, others), halves, share)
+    return state
+
+
+def _two_of(
+    bench: Workbench, members: IntArray, step: Step, start: int
+) -> tuple[EnhancedState, Gain] | None:
+    """Two classes of particles that are one so far, and what they gain; None if one empties."""
+    n_first = min(SPLIT_CLASSES, int(len(members) / MIN_PARTICLES))
+    view = bench.part(members, replace(bench.config, n_classes=n_first))
+    two = settled(view, random_state(view, start), step, SPLIT_ITERATIONS)
+    least = MIN_PARTICLES / len(members)
+    two = selected(two, np.flatnonzero(two.alpha >= min(least, two.alpha.max())))
+    while two.n_classes > 2:
+        two = _one_less(view, two, step)
+    if two.n_classes < 2:
+        return None
+    one, gain = as_one(view, two, step, is_settled=True)
+    return two, gain
