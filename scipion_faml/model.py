@@ -19,7 +19,9 @@ NOISES = ("shells", "white")
 PAPER_ONLY = ("method", "start", "search", "angular_step_deg", "max_candidates", "bandwidth",
               "n_voronoi_points", "translation_weight", "chunk_size")
 ENHANCED_ONLY = ("n_folds", "noise", "regularise", "min_zeta", "spread", "start_radius",
-                 "dense_bandwidth", "n_starts", "find_classes", "max_classes", "split_merge")
+                 "dense_bandwidth", "n_starts", "find_classes", "max_classes", "split_merge",
+                 "particle_diameter_angst", "high_pass_angst", "sampling_sweeps",
+                 "sampling_temperature")
 SEARCH_BANDWIDTH = 16
 OBJECT_RADIUS = 0.35  # of the box: how far most of a particle's density reaches
 
@@ -54,6 +56,10 @@ class FamlConfig:
     find_classes: bool = False  # as many classes as the evidence supports, in place of n_classes
     max_classes: int = 8  # then
     split_merge: bool = True  # classes that are the same are merged, mixtures split, at the start
+    particle_diameter_angst: float | None = None  # what lies further out is no part of averages
+    high_pass_angst: float | None = None  # shells of coarser detail are not compared
+    sampling_sweeps: int = 0  # of a start that draws poses from posteriors; 0: none
+    sampling_temperature: float = 2.0  # at its first sweep, 1 at its last
     symmetry: str = "C1"  # of all classes; a point group of `symmetry`
     seed: int = 0
 
@@ -82,7 +88,14 @@ class FamlConfig:
             raise ValueError("min_responsibility must lie in [0, 0.1)")
         if not self.min_zeta > 0:
             raise ValueError(f"min_zeta is {self.min_zeta:g} voxels: it must be positive")
-        for name, least in (("start_radius", 2), ("dense_bandwidth", 8)):
+        for name in ("particle_diameter_angst", "high_pass_angst"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is {value:g}: give it in angstrom")
+        if self.sampling_temperature < 1:
+            raise ValueError(
+                f"sampling_temperature is {self.sampling_temperature:g}: it must be at least 1")
+        for name, least in (("start_radius", 2), ("dense_bandwidth", 8), ("sampling_sweeps", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {least}")
         if self.n_starts is not None and self.n_starts < 1:
@@ -96,6 +109,8 @@ class FamlConfig:
         if self.n_folds in (2, 3):
             # Halves that are aligned to each other only, in turn, drift apart.
             raise ValueError(f"n_folds is {self.n_folds}: choose 1 (none left out) or at least 4")
+        if self.sampling_sweeps and self.find_classes:
+            raise ValueError("sampling needs a number of classes: give one, or no sampling_sweeps")
         symmetry_rotations(self.symmetry)  # raises where the group is not known
 
     def check_size(self, n_particles: int) -> None:
@@ -138,6 +153,23 @@ class FamlConfig:
     def dense_radius(bandwidth: int) -> int:
         """Shells that a bandwidth can carry."""
         return max(int((bandwidth - 3) / (2 * np.pi * OBJECT_RADIUS)), 1)
+
+    @property
+    def sampled_shells(self) -> int:
+        """Shells compared while poses are sampled: as many as the dense bandwidth carries."""
+        return self.dense_radius(self.dense_bandwidth + 1)
+
+    def first_shell_of(self, n: int, voxel_size_angst: float) -> int:
+        """Return the lowest shell |k| that is compared: 1, or what the high-pass leaves."""
+        if self.high_pass_angst is None:
+            return 1
+        first = max(int(np.ceil(n * voxel_size_angst / self.high_pass_angst - 1e-9)), 1)
+        last = self.max_radius_of(n, voxel_size_angst)
+        if first > last - 1:
+            raise ValueError(
+                f"a high-pass of {self.high_pass_angst:g} A leaves nothing below shell {last} of a "
+                f"box of {n * voxel_size_angst:g} A: choose a larger value")
+        return first
 
     @staticmethod
     def bandwidth_of_shells(radius: int) -> int:

@@ -72,7 +72,9 @@ DEFAULT_ITERATIONS = {"paper": 20, "enhanced": 60}
 MODE_PARAMETERS = {
     "paper": ("method", "start", "search", "bandwidth", "max_candidates", "angular_step"),
     "enhanced": ("n_folds", "noise", "regularise", "spread", "min_zeta", "start_radius",
-                 "dense_bandwidth", "n_starts", "max_classes", "split_merge"),
+                 "dense_bandwidth", "n_starts", "max_classes", "split_merge",
+                 "particle_diameter_angst", "high_pass_angst", "sampling_sweeps",
+                 "sampling_temperature"),
 }
 AUTO = "auto"
 
@@ -116,6 +118,20 @@ def _enhanced_options(function: Any) -> Any:
                      "structure are merged, mixtures split.  [enhanced]"),
         click.option("--max-classes", type=click.IntRange(min=1), default=8, show_default=True,
                      help="Most classes that --classes auto may find.  [enhanced]"),
+        click.option("--sampling-temperature", type=click.FloatRange(min=1), default=2.0,
+                     show_default=True, help="Of the first sweep, falling to 1: noise variances "
+                     "are multiplied by it.  [enhanced]"),
+        click.option("--sampling-sweeps", type=click.IntRange(min=0), default=0,
+                     show_default=True, help="Start by drawing every particle's pose from its "
+                     "posterior this many times (100 to 300): finds averages that random starts "
+                     "miss, of few particles; keep --max-shift small.  [enhanced]"),
+        click.option("--high-pass", "high_pass_angst", default=None,
+                     type=click.FloatRange(min=0, min_open=True), help="Ignore Fourier shells of "
+                     "detail coarser than this (A): gradients, membranes, neighbours.  "
+                     "[enhanced]"),
+        click.option("--particle-diameter", "particle_diameter_angst", default=None,
+                     type=click.FloatRange(min=0, min_open=True), help="Averages are masked by a "
+                     "soft ball of this diameter (A): keeps neighbours out.  [enhanced]"),
         click.option("--start-shells", "start_radius", type=click.IntRange(min=2), default=5,
                      show_default=True, help="Fourier shells (cycles per box) compared at first: "
                      "coarse enough that no noise is followed.  [enhanced]"),

@@ -50,8 +50,9 @@ def next_state(
     if state is not None:
         zeta = box.voxel_ratio * float(np.sqrt(sums.sq_shift / (3.0 * sums.n_particles)))
     averages = np.stack([bench.enlarged(a, box) for a in made.averages])
-    if in_frame and bench.mask is not None:
-        averages = np.stack([masked(a, bench.mask) for a in averages])
+    mask = bench.average_mask(in_frame)
+    if mask is not None:
+        averages = np.stack([masked(a, mask) for a in averages])
     return EnhancedState(
         averages,
         weight / weight.sum(),
@@ -112,8 +113,9 @@ def in_symmetry_frame(
             turnable = reference_turnable(references[f, k], box)
             references[f, k] = moved_mean(turnable, box.samples, moves)
         averages[k] = _moved_volume(averages[k], box, moves)
-        if bench.mask is not None:
-            averages[k] = masked(averages[k], bench.mask)
+        mask = bench.average_mask(in_frame=True)
+        if mask is not None:
+            averages[k] = masked(averages[k], mask)
         for half in halves:
             half[k] = _moved_volume(half[k], box, moves)
     peaks = state.peaks

@@ -14,6 +14,7 @@ from scipion_faml.dense import DenseReference, dense_plan, dense_reference
 from scipion_faml.enhanced.estep import Found, Task, sum_chunks
 from scipion_faml.enhanced.mstep import in_symmetry_frame, next_state
 from scipion_faml.enhanced.population import population
+from scipion_faml.enhanced.sampling import sampled_state
 from scipion_faml.enhanced.start import random_state, state_from_references
 from scipion_faml.enhanced.state import FOCUSED_BELOW, LOCAL_BELOW, EnhancedState, PeakTable
 from scipion_faml.enhanced.workbench import Workbench, reference_turnable, resampled
@@ -47,6 +48,8 @@ def initial_state(bench: Workbench) -> EnhancedState:
     Classes can collapse into one early; particles left out of their references tell: the evidence
     of such a start stays behind. Several classes are merged and split, unless that is turned off.
     """
+    if bench.config.sampling_sweeps:
+        return sampled_state(bench)
     if bench.config.merges_and_splits:
         found = population(bench, lambda part, state: iterate(part, state, logged=False))
         return replace(found, iteration=0)
@@ -109,6 +112,7 @@ def _prepare(bench: Workbench, state: EnhancedState) -> Task:
     noise = bench.residual.noise(np.zeros(box.radius), config.noise == "white")
     known = min(state.reference_radius, box.radius)
     noise[:known] = state.noise[:known]
+    noise = bench.compared(noise)
     plan = None
     if state.phase != "local":
         # Once posteriors are narrow, the grid only has to find their peaks.

@@ -31,6 +31,8 @@ from scipion_faml.whitening import Whitening
 CACHE_BYTES = 2**30  # particles at working resolution, and as many bytes of coefficients
 SHELF_BYTES, SHELF_AHEAD = 2**29, 1.5  # spectra out to this times the radius, and a little
 PARTICLES_PER_CHUNK = 16
+BALL_EDGE = 4.0  # voxels
+NOT_COMPARED = 1e9  # times the noise of a shell that does not count
 
 
 class Workbench:
@@ -70,15 +72,42 @@ class Workbench:
         """Return samples (J,) of whitened averages as a volume of the full box, as given."""
         return self.whitening.removed(box.enlarged(values))
 
+    @property
+    def ball(self) -> FloatArray | None:
+        """Soft ball of the particle's diameter in the full box, half way down at its surface."""
+        diameter = self.config.particle_diameter_angst
+        if diameter is None:
+            return None
+        radius = 0.5 * diameter / self.source.voxel_size_angst
+        return soft_sphere(self.source.n, max(radius - 0.5 * BALL_EDGE, 0.0), BALL_EDGE)
+
+    def average_mask(self, in_frame: bool) -> FloatArray | None:
+        """What averages (n, n, n) are multiplied by: the ball, and the mask where they lie in its
+        frame.
+        """
+        ball, mask = self.ball, self.mask if in_frame else None
+        if ball is None or mask is None:
+            return mask if ball is None else ball
+        return mask * ball
+
+    @property
+    def round_mask(self) -> FloatArray | None:
+        """The ball in the working box."""
+        return None if self.ball is None else mask_at(self.ball, self.box.n)
+
+    def compared(self, noise: FloatArray) -> FloatArray:
+        """Return noise variances (n_shells,) in which shells below the high-pass are worthless."""
+        first = self.config.first_shell_of(self.source.n, self.source.voxel_size_angst)
+        return np.where(np.arange(1, len(noise) + 1) < first, NOT_COMPARED * noise, noise)
+
     def group_of(self, state: EnhancedState) -> FloatArray:
         """Rotations (G, 3, 3) of the symmetry that averages have: C1 before it is imposed."""
         return self.config.group if state.in_frame else self.config.group[:1]
 
     def mask_of(self, state: EnhancedState) -> FloatArray | None:
-        """The mask in the working box, where averages lie in its frame."""
-        if self.mask is None or not state.in_frame:
-            return None
-        return mask_at(self.mask, self.box.n)
+        """What references are multiplied by, in the working box."""
+        mask = self.average_mask(state.in_frame)
+        return None if mask is None else mask_at(mask, self.box.n)
 
     @property
     def max_radius(self) -> int:
