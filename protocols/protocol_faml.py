@@ -221,6 +221,25 @@ class ProtFamlClassify(_ProtFamlParticles):
             label="Shells at first",
             help="Fourier shells (cycles per box) compared in the first iterations.", **expert)
         form.addParam(
+            "particleDiameter", params.FloatParam, allowsNull=True, label="Particle diameter (Å)",
+            help="Averages are masked by a soft ball of this diameter, which keeps neighbours out. "
+                 "Empty: the box.", **expert)
+        form.addParam(
+            "highPass", params.FloatParam, allowsNull=True, label="Ignore coarser than (Å)",
+            help="Fourier shells of coarser detail are not compared: gradients, membranes, "
+                 "neighbours.", **expert)
+        form.addParam(
+            "samplingSweeps", params.IntParam, default=0, validators=[params.GE(0)],
+            label="Sampling sweeps",
+            help="Start by drawing every particle's pose from its posterior this many times (100 "
+                 "to 300). Finds averages that random starts miss, of few particles; keep the "
+                 "largest shift small. 0: no sampling.", **expert)
+        form.addParam(
+            "samplingTemperature", params.FloatParam, default=2.0, validators=[params.GE(1)],
+            label="Sampling temperature",
+            help="Of the first sweep, falling to 1: noise variances are multiplied by it.",
+            **expert)
+        form.addParam(
             "denseBandwidth", params.IntParam, default=24,
             validators=[params.Range(8, 64, "8 to 64")], label="Bandwidth of all poses",
             help="Highest bandwidth at which all rotations are looked at together; time grows with "
@@ -289,6 +308,9 @@ class ProtFamlClassify(_ProtFamlParticles):
             "no_regularise": not self.regularise.get(), "no_spread": not self.spread.get(),
             "min_shift_width": self.minShiftWidth.get(), "start_shells": self.startShells.get(),
             "dense_bandwidth": self.denseBandwidth.get(),
+            "particle_diameter": self.particleDiameter.get(), "high_pass": self.highPass.get(),
+            "sampling_sweeps": self.samplingSweeps.get(),
+            "sampling_temperature": self.samplingTemperature.get(),
         }
 
     def _paperOptions(self):
@@ -384,6 +406,8 @@ class ProtFamlClassify(_ProtFamlParticles):
         if self.isFindingClasses() and self.folds.get() == 1:
             errors.append("To find the number of classes, particles must be left out of averages: "
                           "use 4 folds or more.")
+        if self.isFindingClasses() and self.samplingSweeps.get():
+            errors.append("Sampling needs a number of classes: give one, or no sampling sweeps.")
         references = self.inputReferences.get()
         symmetry = (self.symmetry.get() or "C1").strip().upper()
         if references is None and symmetry != "C1" and not self.isEnhanced():
