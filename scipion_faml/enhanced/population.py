@@ -31,13 +31,15 @@ logger = logging.getLogger(__name__)
 Step = Callable[[Workbench, EnhancedState], IterationResult]
 
 PILOT_ITERATIONS = 2  # of one class, which tell how far particles lie from the centre
-START_ITERATIONS, MOVE_ITERATIONS, SPLIT_ITERATIONS = 4, 3, 5
+START_ITERATIONS, MOVE_ITERATIONS, SPLIT_ITERATIONS = 8, 3, 5  # at most
+SETTLED_SHARE = 0.01  # of the evidence, gained in an iteration
 REACH = 3.0  # shifts looked at, in widths of their prior
-SPARE = 2  # times as many classes at first as are wanted
+SPARE = 1.5  # times as many classes at first as are wanted
 SPLIT_CLASSES = 3  # at first, of a class that may be two
 MIN_PARTICLES = 5.0  # of a class
 MAX_ROUNDS = 3
 CLEARLY_APART = 0.1  # of the log evidence per particle, lost without a class
+DECIDED = 10.0  # log units: a particle that gains more counts as this
 MIN_Z = 3.0  # standard errors by which more classes must explain particles better
 SPLIT_SEEDS = 1000  # first start of the splits
 
@@ -52,10 +54,10 @@ class Gain:
     @staticmethod
     def of(more: FloatArray, fewer: FloatArray) -> Gain:
         """The gain from the evidence of every particle with more and with fewer classes."""
-        difference = more - fewer
-        error = float(difference.std()) * np.sqrt(len(difference)) + 1e-9
-        total = float(difference.sum())
-        return Gain(total, total / error)
+        # One particle that falls into another pose must not outweigh all others.
+        decided = np.clip(more - fewer, -DECIDED, DECIDED)
+        error = float(decided.std()) * np.sqrt(len(decided)) + 1e-6 * len(decided)
+        return Gain(float(np.sum(more - fewer)), float(decided.sum()) / error)
 
     @property
     def is_supported(self) -> bool:
@@ -72,17 +74,20 @@ def population(bench: Workbench, step: Step) -> EnhancedState:
     one = bench.part(everyone, replace(config, n_classes=1))
     pilot = settled(one, random_state(one, 0), step, PILOT_ITERATIONS)
     most = config.max_classes if config.find_classes else config.n_classes
-    n_first = max(1, min(SPARE * most, int(len(everyone) / MIN_PARTICLES)))
-    if config.find_classes:
-        n_first = min(n_first, max(most, SPARE))
+    n_first = most if config.find_classes else int(np.ceil(SPARE * most))
+    n_first = max(1, min(n_first, int(len(everyone) / MIN_PARTICLES)))
     view = bench.part(everyone, _within_reach(config, bench, pilot.zeta, max(n_first, most)))
     state = _best_start(view, step)
+    if config.find_classes and state.evidence <= 0.0:
+        logger.info("pure noise explains the particles as well: one class")
+        return replace(pilot, evidence=-np.inf)
     fewest = 1 if config.find_classes else config.n_classes
     for turn in range(MAX_ROUNDS):
+        state = without_needless(view, state, step, most)
         state = merged_where_alike(view, state, step)
-        while state.n_classes > most:
-            state = _one_less(view, state, step)
         before = state.n_classes
+        if before == most:
+            break
         state = split_where_mixed(view, state, step, most, fewest, turn)
         if state.n_classes == before:
             break
@@ -139,7 +144,7 @@ def settled(
     bench: Workbench, state: EnhancedState, step: Step, n_iterations: int
 ) -> EnhancedState:
     """Iterate over the grid of poses at one resolution; classes that empty are left out."""
-    radius = state.radius
+    radius, before = state.radius, 0.0
     for _ in range(n_iterations):
         new = cast(EnhancedState, step(bench, _fresh(state)).state)
         phase = "dense" if new.n_effective >= FOCUSED_BELOW else "focused"
@@ -147,6 +152,9 @@ def settled(
                       n_since_dense=0, n_sharp=0)
         weight = new.alpha * len(bench.members)
         state = selected(new, np.flatnonzero(weight >= min(1.0, weight.max())))
+        if new.evidence - before < SETTLED_SHARE * new.evidence:
+            break
+        before = new.evidence
     return state
 
 
@@ -178,8 +186,32 @@ def _log_alpha(state: EnhancedState) -> FloatArray:
 
 
 # --------------------------------------------------------------------------------------- merging
+def without_needless(
+    bench: Workbench, state: EnhancedState, step: Step, most: int
+) -> EnhancedState:
+    """Leave out classes whose particles others explain as well, and the least needed above `most`.
+
+    The particles go to the other classes in the iterations that follow.
+    """
+    if state.n_classes == 1:
+        return state
+    joint = evidence_alone(bench, state, step) + _log_alpha(state)
+    kept = np.arange(state.n_classes)
+    while len(kept) > 1:
+        whole = logsumexp(joint[:, kept], axis=1).sum()
+        loss = [whole - logsumexp(np.delete(joint[:, kept], k, axis=1), axis=1).sum()
+                for k in range(len(kept))]
+        least = int(np.argmin(loss))
+        if len(kept) <= most and loss[least] > 0.0:
+            break
+        kept = np.delete(kept, least)
+    if len(kept) == state.n_classes:
+        return state
+    return settled(bench, selected(state, kept), step, MOVE_ITERATIONS)
+
+
 def merged_where_alike(bench: Workbench, state: EnhancedState, step: Step) -> EnhancedState:
-    """Merge classes, one pair at a time, until two averages are better than one of every pair."""
+    """Merge classes, a pair at a time, until two averages explain every pair better than one."""
     while state.n_classes > 1:
         for pair in _nearest_pairs(bench, state, step):
             if pair.is_apart:
@@ -250,14 +282,6 @@ def _replaced(state: EnhancedState, pair: tuple[int, int], one: EnhancedState) -
     return joined(selected(state, others), one, float(state.alpha[list(pair)].sum()))
 
 
-def _one_less(bench: Workbench, state: EnhancedState, step: Step) -> EnhancedState:
-    """Merge the two classes that lose least by it."""
-    pair = _nearest_pairs(bench, state, step)[0]
-    view = bench.part(pair.members, bench.config)
-    one, _ = as_one(view, selected(state, np.array(pair.classes)), step)
-    return settled(bench, _replaced(state, pair.classes, one), step, 1)
-
-
 # ------------------------------------------------------------------------------------- splitting
 def split_where_mixed(
     bench: Workbench, state: EnhancedState, step: Step, most: int, fewest: int, turn: int
@@ -322,9 +346,8 @@ def _two_of(
     two = settled(view, random_state(view, start), step, SPLIT_ITERATIONS)
     least = MIN_PARTICLES / len(members)
     two = selected(two, np.flatnonzero(two.alpha >= min(least, two.alpha.max())))
-    while two.n_classes > 2:
-        two = _one_less(view, two, step)
+    two = without_needless(view, two, step, 2)
     if two.n_classes < 2:
         return None
-    one, gain = as_one(view, two, step, is_settled=True)
+    _, gain = as_one(view, two, step, is_settled=True)
     return two, gain

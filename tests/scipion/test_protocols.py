@@ -158,6 +158,33 @@ def test_symmetry_and_mask_reach_the_averages(project, checks):
     assert "symmetry 'Z9' is not known" in " ".join(blind.validate())
 
 
+def test_the_number_of_classes_is_found_and_every_class_has_its_average(project, checks):
+    two = project.finished(project.new(
+        "ProtFamlSimulateSubtomograms", structures="blobs:1, blobs:2", counts="7", boxSize=16,
+        voxelSize=VOXEL_SIZE, snr=2.0, maxShift=1.0, optics=1))
+    run = project.finished(project.new(
+        "ProtFamlClassify", {"inputSubtomograms": (two, "subtomograms")}, findClasses=True,
+        numberOfClasses=9, maxClasses=3, numberOfIterations=1, maxShift=1.5, lowPass=80.0,
+        startShells=4, denseBandwidth=12, folds=4, numberOfThreads=2))
+    n_found = run.classCount()
+    assert 1 <= n_found <= 3
+    checks.checkSetGeneralProps(run.averages, n_found, VOXEL_SIZE)
+    assert f"{n_found} class(es)" in run._methods()[0]
+    assert "9" not in run._methods()[0]
+
+
+def test_finding_classes_needs_folds_and_no_starting_averages(project, particles):
+    run = project.new("ProtFamlClassify", {"inputSubtomograms": (particles, "subtomograms")},
+                      findClasses=True, numberOfClasses=13, folds=1)
+    run.inputReferences.set(particles)
+    run.inputReferences.setExtended("trueAverages")
+    errors = " ".join(run.validate())
+    assert "use 4 folds or more" in errors and "do not ask to find" in errors
+    assert "13 classes" not in errors
+    run.mode.set(1)
+    assert "13 classes asked of 12" in " ".join(run.validate())
+
+
 def test_aligning_to_the_true_map_finds_the_true_orientations(project, checks, particles):
     from scipion_faml.geometry import from_scipion_matrices, rotation_angle_deg
 
