@@ -138,22 +138,23 @@ class ProtFamlClassify(_ProtFamlParticles):
             help="Bright density on dark, one box and voxel size. Their present alignment is not "
                  "used.")
         form.addParam(
-            "numberOfClasses", params.IntParam, default=2, validators=[params.GE(1)],
-            label="Classes", condition="not (findClasses and mode==0)",
-            help="1 averages all particles together.")
+            "mode", params.EnumParam, default=0, label="Mode",
+            choices=["enhanced", "paper"],
+            help="Enhanced needs no choices and works at low signal; paper is Zhao et al. 2018 as "
+                 "it was published.")
+        # Conditions may name rows above only.
         form.addParam(
             "findClasses", params.BooleanParam, default=False, condition=ENHANCED,
             label="Find the number of classes?",
             help="As many classes as explain particles better that were left out of the averages: "
                  "classes of one structure are merged, mixtures split.")
         form.addParam(
+            "numberOfClasses", params.IntParam, default=2, validators=[params.GE(1)],
+            label="Classes", condition="not (findClasses and mode==0)",
+            help="1 averages all particles together.")
+        form.addParam(
             "maxClasses", params.IntParam, default=8, validators=[params.GE(1)],
             label="Classes at most", condition="findClasses and mode==0")
-        form.addParam(
-            "mode", params.EnumParam, default=0, label="Mode",
-            choices=["enhanced", "paper"],
-            help="Enhanced needs no choices and works at low signal; paper is Zhao et al. 2018 as "
-                 "it was published.")
         form.addParam(
             "numberOfIterations", params.IntParam, default=60, validators=[params.GE(1)],
             label="Iterations (at most)",
