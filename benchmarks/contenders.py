@@ -138,7 +138,8 @@ def run_relion(
     command = [
         program, "--i", "particles.star", "--o", "run/run", "--K", str(classes),
         "--iter", str(iterations), "--tau2_fudge", str(tau2_fudge),
-        "--particle_diameter", f"{MASK_DIAMETER * source.n * source.voxel_size_angst:.1f}", "--random_seed", str(seed + 1),
+        "--particle_diameter", f"{MASK_DIAMETER * source.n * source.voxel_size_angst:.1f}",
+        "--random_seed", str(seed + 1),
         *COMMON, *SETTINGS[settings],
     ]
     if "--denovo_3dref" not in command:

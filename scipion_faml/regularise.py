@@ -24,7 +24,7 @@ SMALLEST_FSC, LARGEST_FSC = 0.01, 0.999
 # Of the power: no model is better than that (mask, interpolation, poses fitted to the noise). At
 # 0.01 shells of high SNR drown the others: correlation 0.89 in place of 0.95 (32^3, SNR 0.01).
 SMALLEST_RESIDUAL = 0.1
-HALF_FLOOR = 0.05  # of a shell's mean coverage: what no particle measured is not blown up
+SMALLEST_COVERAGE = 0.1  # of a shell's mean: what no particle measured is not blown up
 
 
 @lru_cache(maxsize=16)
@@ -57,11 +57,8 @@ def half_correlation(
     signal: ComplexArray, coverage: FloatArray, samples: SampleSet
 ) -> FloatArray:
     """Return the FSC between two halves on shells |k| = 1.., from their sums (2, J)."""
-    shell = shell_of(samples)
-    maps = []
-    for s, c in zip(signal, coverage, strict=True):
-        floor = HALF_FLOOR * shell_means(np.maximum(c, 0.0), samples)[shell]
-        maps.append(s / (np.maximum(c, 0.0) + floor + np.finfo(float).tiny))
+    none = np.zeros(int(samples.radius))
+    maps = [wiener_average(s, c, none, samples) for s, c in zip(signal, coverage, strict=True)]
     cross = sums_over_shells((maps[0] * maps[1].conj()).real, samples)
     power = [sums_over_shells(np.abs(m) ** 2, samples) for m in maps]
     return cross / np.sqrt(np.maximum(power[0] * power[1], np.finfo(float).tiny))
@@ -79,9 +76,18 @@ def prior_coverage(
 def wiener_average(
     signal: ComplexArray, coverage: FloatArray, prior: FloatArray, samples: SampleSet
 ) -> ComplexArray:
-    """Return signal / (coverage + sigma^2 / tau^2) at the samples, `prior` (n_shells,)."""
-    total = np.maximum(coverage, 0.0) + prior[shell_of(samples)] + np.finfo(float).tiny
-    average: ComplexArray = signal / total
+    """Return signal / (coverage + sigma^2 / tau^2) at the samples, `prior` (n_shells,).
+
+    Where next to nothing was measured (a wedge that all particles miss, beside a tilt axis that all
+    share), windows leak signal and coverage of other samples in, of either sign, and their ratio
+    would be anything: where the coverage is below SMALLEST_COVERAGE of the shell's mean, m, the
+    average falls to 0 by the factor 1 / (1 + (m / coverage)^4).
+    """
+    shell = shell_of(samples)
+    known = np.maximum(coverage, 0.0)
+    least = SMALLEST_COVERAGE * shell_means(known, samples)[shell] + 1e-9
+    trust = known**4 / (known**4 + least**4)
+    average: ComplexArray = trust * signal / (known + prior[shell] + np.finfo(np.float32).tiny)
     return average
 
 

