@@ -106,7 +106,7 @@ def _e_step_chunk(chunk: Chunk, task: Task) -> ChunkResult:
             posterior = None
         else:
             posterior = _whole_posterior(task, chunk.fold, i)
-            starts = _highest_cells(posterior, task, n_classes)
+            starts = _with_known(_highest_cells(posterior, task, n_classes), task, i)
         peaks = _climbed(task, chunk.fold, weighted, *starts)
         clock.append(time.perf_counter())
         if posterior is not None and not task.is_candidate:
@@ -164,6 +164,20 @@ def _highest_cells(
         classes.append(np.full(len(found), k, dtype=np.intp))
         poses.append(RigidTransforms(found.euler_zyz, found.shift_xyz * task.box.voxel_ratio))
     return np.concatenate(classes), RigidTransforms.concatenate(poses)
+
+
+def _with_known(
+    starts: tuple[IntArray, RigidTransforms], task: Task, index: int
+) -> tuple[IntArray, RigidTransforms]:
+    """Starts of climbs, and the peaks of the iteration before where the grid is coarser than these.
+
+    A grid that carries fewer shells than are compared finds new peaks, but not each of the old.
+    """
+    peaks = task.state.peaks
+    if peaks is None or not task.is_candidate or task.state.n_effective >= FOCUSED_BELOW:
+        return starts
+    classes, poses = peaks.of(index)
+    return np.concatenate([starts[0], classes]), RigidTransforms.concatenate([starts[1], poses])
 
 
 @dataclass(frozen=True, eq=False)
