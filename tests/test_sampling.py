@@ -8,6 +8,7 @@ from phantoms import blobs, particles
 
 from scipion_faml import enhanced
 from scipion_faml.dense import ShiftBlock, dense_plan
+from scipion_faml.enhanced import Workbench
 from scipion_faml.enhanced.sampling import drawn
 from scipion_faml.evaluation.poses import pose_errors
 from scipion_faml.execution import SerialExecutor, ThreadExecutor
@@ -57,14 +58,21 @@ def test_draws_are_as_frequent_as_the_posterior_says():
     assert counted == n_draws
 
 
-def test_sampling_finds_an_average_that_a_random_start_misses():
-    source, _, poses = particles([blobs(N, 0, width=0.07)], 12, snr=0.15, max_shift=0.5)
-    plain, without = median_error_deg(source, poses, settings())
-    sampled, with_sampling = median_error_deg(source, poses, settings(sampling_sweeps=30))
-    assert plain > 30.0
-    assert sampled < 5.0
+def test_sampling_finds_averages_that_random_starts_miss():
+    errors, evidence = [], []
+    for seed in (0, 2):
+        source, _, poses = particles(
+            [blobs(16, seed, width=0.08)], 14, snr=0.06, max_shift=0.5, seed=seed)
+        for sweeps in (0, 30):
+            config = settings(seed=seed, sampling_sweeps=sweeps, dense_bandwidth=14)
+            error, last = median_error_deg(source, poses, config)
+            errors.append(error)
+            evidence.append(last.log_likelihood)
+    # Random starts alone: 39 and 159 deg.
+    assert max(errors[1::2]) < 25.0
+    assert np.mean(errors[1::2]) < 0.5 * np.mean(errors[0::2])
     # Particles left out of their references tell which of the two is right.
-    assert with_sampling.log_likelihood > without.log_likelihood
+    assert sum(evidence[1::2]) > sum(evidence[0::2])
 
 
 def test_sampling_is_the_same_on_any_number_of_workers():
@@ -108,6 +116,34 @@ def test_a_particle_diameter_keeps_neighbours_out():
     assert with_ball.log_likelihood > without.log_likelihood
     rim = np.linalg.norm(np.indices((N, N, N)) - N // 2, axis=0) > 8.5
     assert not with_ball.state.averages[0][rim].any()
+
+
+def test_shells_below_the_high_pass_are_no_evidence():
+    # A broad blob in noise lives on the first two shells of the box of 200 A.
+    source, _, _ = particles([blobs(N, 0, n_blobs=1, radius=0.0, width=0.2)], 12, snr=0.5,
+                             max_shift=0.5)
+    evidence = {}
+    for high_pass in (None, 60.0):
+        config = settings(n_iterations=2, dense_bandwidth=10, high_pass_angst=high_pass)
+        *_, last = enhanced.run(source, config)
+        evidence[high_pass] = last.log_likelihood / len(source)
+    assert evidence[None] > 50.0
+    assert evidence[60.0] < 0.1 * evidence[None]
+
+
+@pytest.mark.parametrize(
+    ("high_pass", "first"), [(None, 1), (200.0, 1), (199.0, 2), (100.0, 2), (60.0, 4)])
+def test_a_high_pass_leaves_out_shells_of_coarser_detail(high_pass, first):
+    config = settings(high_pass_angst=high_pass)
+    assert config.first_shell_of(20, 10.0) == first
+    source, _, _ = particles([blobs(N, 0)], 2, snr=1.0)
+    noise = Workbench(source, config, SerialExecutor()).compared(np.ones(8))
+    np.testing.assert_array_equal(np.flatnonzero(noise == 1.0), np.arange(first - 1, 8))
+
+
+def test_a_high_pass_that_leaves_nothing_is_refused():
+    with pytest.raises(ValueError, match="choose a larger value"):
+        settings(high_pass_angst=22.0).first_shell_of(20, 10.0)
 
 
 @pytest.mark.parametrize(
