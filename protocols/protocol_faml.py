@@ -236,10 +236,10 @@ class ProtFamlClassify(_ProtFamlParticles):
                  "to 300). Finds averages that random starts miss, of few particles; keep the "
                  "largest shift small. 0: no sampling.", **expert)
         form.addParam(
-            "samplingTemperature", params.FloatParam, default=2.0, validators=[params.GE(1)],
+            "samplingTemperature", params.FloatParam, default=1.5, validators=[params.GE(1)],
             label="Sampling temperature",
-            help="Of the first sweep, falling to 1: noise variances are multiplied by it.",
-            **expert)
+            help="Noise variances are multiplied by it for two thirds of the sweeps; then it falls "
+                 "to 1.", **expert)
         form.addParam(
             "denseBandwidth", params.IntParam, default=24,
             validators=[params.Range(8, 64, "8 to 64")], label="Bandwidth of all poses",

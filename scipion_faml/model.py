@@ -59,7 +59,7 @@ class FamlConfig:
     particle_diameter_angst: float | None = None  # what lies further out is no part of averages
     high_pass_angst: float | None = None  # shells of coarser detail are not compared
     sampling_sweeps: int = 0  # of a start that draws poses from posteriors; 0: none
-    sampling_temperature: float = 2.0  # at its first sweep, 1 at its last
+    sampling_temperature: float = 1.5  # held for two thirds of them, then falling to 1
     symmetry: str = "C1"  # of all classes; a point group of `symmetry`
     seed: int = 0
 

@@ -9,7 +9,7 @@ from phantoms import blobs, particles
 from scipion_faml import enhanced
 from scipion_faml.dense import ShiftBlock, dense_plan
 from scipion_faml.enhanced import Workbench
-from scipion_faml.enhanced.sampling import drawn
+from scipion_faml.enhanced.sampling import drawn, temperature_of
 from scipion_faml.evaluation.poses import pose_errors
 from scipion_faml.execution import SerialExecutor, ThreadExecutor
 from scipion_faml.geometry import rotation_angle_deg
@@ -67,6 +67,14 @@ def test_sampling_finds_an_average_that_a_random_start_misses():
     assert sampled < 20.0  # 12 to 13
     # Particles left out of their references tell which of the two is right.
     assert with_sampling.log_likelihood > without.log_likelihood
+
+
+def test_the_temperature_is_held_and_falls_to_1():
+    temperatures = [temperature_of(sweep, 30, 1.5) for sweep in range(30)]
+    assert temperatures[:21] == [1.5] * 21
+    assert np.all(np.diff(temperatures[20:]) < 0)
+    assert temperatures[-1] == 1.0
+    assert [temperature_of(sweep, 1, 1.5) for sweep in range(1)] == [1.0]
 
 
 def test_sampling_is_the_same_on_any_number_of_workers():

@@ -118,9 +118,9 @@ def _enhanced_options(function: Any) -> Any:
                      "structure are merged, mixtures split.  [enhanced]"),
         click.option("--max-classes", type=click.IntRange(min=1), default=8, show_default=True,
                      help="Most classes that --classes auto may find.  [enhanced]"),
-        click.option("--sampling-temperature", type=click.FloatRange(min=1), default=2.0,
-                     show_default=True, help="Of the first sweep, falling to 1: noise variances "
-                     "are multiplied by it.  [enhanced]"),
+        click.option("--sampling-temperature", type=click.FloatRange(min=1), default=1.5,
+                     show_default=True, help="Noise variances are multiplied by it for two thirds "
+                     "of the sweeps; then it falls to 1.  [enhanced]"),
         click.option("--sampling-sweeps", type=click.IntRange(min=0), default=0,
                      show_default=True, help="Start by drawing every particle's pose from its "
                      "posterior this many times (100 to 300): finds averages that random starts "

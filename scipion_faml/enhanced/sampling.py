@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 START_FSC, LEAST_FSC = 0.3, 0.02
 MEMORY = 0.7  # of the FSC and the noise so far: those of a single draw are rough
+HELD = 2.0 / 3.0  # of the sweeps: there solutions are left and found
 LAST_SWEEPS = 5  # whose evidence tells starts apart
 REPORT_EVERY = 10  # sweeps
 
@@ -81,6 +82,13 @@ def _one_of(weight: FloatArray, rng: np.random.Generator) -> int:
     total = np.cumsum(weight, dtype=np.float64)
     return int(np.searchsorted(total, rng.random() * total[-1], side="right").clip(
         max=len(total) - 1))
+
+
+def temperature_of(sweep: int, n_sweeps: int, first: float) -> float:
+    """Return the temperature of a sweep: held for two thirds of them, then falling to 1."""
+    held = int(HELD * n_sweeps)
+    left = (n_sweeps - 1 - sweep) / max(n_sweeps - 1 - held, 1)
+    return float(first ** min(left, 1.0))
 
 
 def sampled_state(bench: Workbench) -> EnhancedState:
@@ -155,11 +163,11 @@ class _Chain:
         return counts
 
     def run(self) -> None:
-        """All sweeps; the temperature falls geometrically to 1."""
+        """All sweeps."""
         config, last = self.bench.config, []
         n_sweeps = config.sampling_sweeps
         for sweep in range(n_sweeps):
-            temperature = config.sampling_temperature ** (1.0 - sweep / max(n_sweeps - 1, 1))
+            temperature = temperature_of(sweep, n_sweeps, config.sampling_temperature)
             self.sweep(sweep, temperature)
             last.append(float(self.evidence.mean()))
             if (sweep + 1) % REPORT_EVERY == 0:
