@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from scipy.ndimage import gaussian_filter1d
 
 from scipion_faml.fourier import SampleSet
 from scipion_faml.types import ComplexArray, FloatArray, IntArray
@@ -24,6 +25,7 @@ SMALLEST_FSC, LARGEST_FSC = 0.01, 0.999
 # Of the power: no model is better than that (mask, interpolation, poses fitted to the noise). At
 # 0.01 shells of high SNR drown the others: correlation 0.89 in place of 0.95 (32^3, SNR 0.01).
 SMALLEST_RESIDUAL = 0.1
+SMOOTH_SHELLS = 0.7  # s.d. of the window that tau^2 is smoothed with
 SMALLEST_COVERAGE = 0.1  # of a shell's mean: what no particle measured is not blown up
 
 
@@ -67,10 +69,20 @@ def half_correlation(
 def prior_coverage(
     fsc: FloatArray, coverage: FloatArray, samples: SampleSet
 ) -> FloatArray:
-    """Return sigma^2 / tau^2 on shells, in units of the coverage (J,) of all particles."""
+    """Return sigma^2 / tau^2 on shells, in units of the coverage (J,) of all particles.
+
+    A shell that hardly any particle measured (a zero of the CTF) cannot be judged by its own FSC,
+    which is too good where both halves were aligned to references of shared particles. The power
+    of a structure has no notches there: tau^2 is not taken larger than around the shell, each
+    shell counting by its coverage.
+    """
     bounded = np.clip(fsc, SMALLEST_FSC, LARGEST_FSC)
-    mean = shell_means(np.maximum(coverage, 0.0), samples)
-    return mean * (1.0 - bounded) / (2.0 * bounded)
+    mean = shell_means(np.maximum(coverage, 0.0), samples) + np.finfo(np.float32).tiny
+    signal_to_noise = 2.0 * bounded / (1.0 - bounded)  # tau^2 coverage / sigma^2
+    around = (gaussian_filter1d(signal_to_noise, SMOOTH_SHELLS, mode="constant")
+              / gaussian_filter1d(mean, SMOOTH_SHELLS, mode="constant"))
+    prior: FloatArray = 1.0 / np.minimum(signal_to_noise / mean, around)
+    return prior
 
 
 def wiener_average(

@@ -61,7 +61,7 @@ def test_the_correlation_of_halves_is_that_of_their_signal_to_noise_ratio(snr):
     assert np.abs(error).max() < 4.0  # standard errors at most
     # ... and the ratio of variances comes back from it: c tau^2 / sigma^2 = snr in each half.
     found = prior_coverage(fsc, coverage.sum(axis=0), samples)
-    assert np.median(found[n_independent > 500]) == pytest.approx(4.0 / snr, rel=0.25)
+    assert np.median(found[n_independent > 500]) == pytest.approx(4.0 / snr, rel=0.35)
 
 
 def test_halves_of_nothing_do_not_correlate_and_trust_nothing():

@@ -26,7 +26,7 @@ from scipion_faml.types import FloatArray, IntArray
 from scipion_faml.wedge import MissingWedge
 
 NEAR = 0.5  # half-width of `invert_tilt_series`: fidelity to the density before all
-SMALLEST_PRECISION = 1e-5  # of the largest: what lies on a zero of the CTF is not measured
+SMALLEST_PRECISION = 1e-3  # of the largest: what lies on a zero of the CTF is not measured
 AXES = {"x": np.eye(3)[0], "y": np.eye(3)[1], "z": np.eye(3)[2]}
 
 

@@ -60,7 +60,9 @@ def invert_tilt_series(
         members, foot = members[inside], foot[inside]
         fall = 1.0 - distance[members] / half_width[members]
         numerator[members] += fall * _read_image(images[number], foot)
-        denominator[members] += fall * _read_weight(weights[number], foot)
+        # Read as the image is: beside a zero of the CTF the two must vanish together.
+        weight = _read_image(weights[number].astype(np.complex64), foot).real
+        denominator[members] += fall * np.maximum(weight, 0.0)
     shape = (n, n, n // 2 + 1)
     return (
         numerator.reshape(shape).astype(np.complex64),
@@ -108,18 +110,4 @@ def _read_image(image: ComplexArray, foot: FloatArray) -> ComplexArray:
     fine = fft.fftshift(fft.fft2(fft.ifftshift(padded)))
     position = OVERSAMPLING * foot[:, ::-1].T + fine_n // 2
     read: ComplexArray = ndimage.map_coordinates(fine, position, order=1, mode="grid-wrap")
-    return read
-
-
-def _read_weight(weight: FloatArray, foot: FloatArray) -> FloatArray:
-    """Values of an even function given on a half spectrum at frequencies (P, 2), (u, v)."""
-    n = weight.shape[0]
-    upper = foot[:, 0] < 0
-    folded = np.where(upper[:, None], -foot, foot)
-    rows = np.fft.fftshift(weight, axes=0)
-    # For even n, row -n/2 stands for +n/2 as well.
-    position = np.stack([folded[:, 1] + n // 2, folded[:, 0]])
-    read: FloatArray = ndimage.map_coordinates(
-        np.concatenate([rows, rows[:1]]) if n % 2 == 0 else rows, position, order=1, mode="nearest"
-    )
     return read
