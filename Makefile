@@ -3,11 +3,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= faml_demo
 SIZE ?= standard
+PAPER ?= paper_experiments
+FAML_SHARED_DATA ?= ../shared/data
 # One thread in BLAS: the work is parallel over particles.
 export OPENBLAS_NUM_THREADS ?= 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install test test-all demo gui lint bench clean
+.PHONY: help install test test-all demo gui lint bench paper clean
 
 help:
 	@echo 'make test       the fast tests (installs into .venv first)'
@@ -16,6 +18,7 @@ help:
 	@echo 'make gui        open that project in the Scipion window'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make bench      time of the kernels and of one iteration'
+	@echo 'make paper      the experiments of the FAML paper (hours; finished ones are kept)'
 	@echo 'make clean      remove .venv and what was built'
 
 $(VENV)/.installed: setup.py pyproject.toml tools/bootstrap.sh $(wildcard cython_ext/*.pyx)
@@ -42,6 +45,9 @@ lint: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/iteration.py
 	$(BIN)/python benchmarks/enhanced_iteration.py
+
+paper: $(VENV)/.installed
+	$(BIN)/python benchmarks/paper/run.py --jobs 2 --output $(PAPER) $(if $(wildcard $(FAML_SHARED_DATA)),--data $(FAML_SHARED_DATA))
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info cython_ext/*.c cython_ext/*.so .pytest_cache .mypy_cache .ruff_cache

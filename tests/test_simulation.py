@@ -369,8 +369,8 @@ def test_density_is_white_in_the_tomogram():
     _, labels = populate(scene, structures)
     angles = tilt_angles_deg(-60, 60, 3)
     images = image_scene(
-        project_scene(scene, structures, angles), 10.0, 1.0, Microscope(defocus_um=4.0), "phase-flip",
-        np.random.default_rng(0),
+        project_scene(scene, structures, angles), 10.0, 1.0, Microscope(defocus_um=4.0),
+        "phase-flip", np.random.default_rng(0),
     )
     tomogram = back_project(images, angles, scene.shape_xyz)
     assert tomogram[labels > 0].mean() > 3.0 * abs(tomogram[labels == 0].mean())
