@@ -26,7 +26,7 @@ from scipion_faml.geometry import RigidTransforms
 from scipion_faml.io import write_volume
 from scipion_faml.model import ModelState
 
-SCHEMA = 2
+SCHEMA = 3
 N_CONTINUABLE = 2  # iterations whose references of all folds are kept: they are large
 ENHANCED = "enhanced.npz"
 
@@ -129,6 +129,7 @@ def _load_state(folder: Path, arrays: Mapping[str, NDArray[Any]], mode: str) -> 
         )
     with np.load(folder / ENHANCED, allow_pickle=False) as own:
         values = _values(own, [name for name in _own_fields() if name in own])
+        values["symmetry"] = tuple(str(name) for name in values["symmetry"])
         peaks = None
         if "peaks_particle" in own:
             poses = RigidTransforms(own["peaks_euler_zyz"], own["peaks_shift_xyz"])

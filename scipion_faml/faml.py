@@ -397,25 +397,28 @@ def iterate(
     seconds["total"] = time.perf_counter() - started
     result = IterationResult(
         new_state, assignments, halves, statistics.log_likelihood,
-        pose_change_deg(previous, assignments, config.group), seconds,
+        pose_change_deg(previous, assignments, [config.group] * config.n_classes), seconds,
     )
     log_iteration(result)
     return result
 
 
 def pose_change_deg(
-    before: Assignments | None, after: Assignments, group: FloatArray | None = None
+    before: Assignments | None, after: Assignments, groups: Sequence[FloatArray] | None = None
 ) -> float:
     """Return the median angle between the best poses of two iterations (NaN without a first).
 
-    Poses that a group of rotations (G, 3, 3) makes equivalent count as one.
+    Poses that the group of rotations (G, 3, 3) of a particle's class makes equivalent count as one.
     """
     if before is None:
         return float("nan")
     old, new = before.poses.rotation, after.poses.rotation
-    if group is None or len(group) == 1:
-        return float(np.median(rotation_angle_deg(old, new)))
-    return float(np.median(turn_between_deg(old, new, group)))
+    turn = np.asarray(rotation_angle_deg(old, new), dtype=np.float64)
+    for k, group in enumerate(groups or []):
+        mine = np.flatnonzero(after.class_index == k)
+        if len(group) > 1:
+            turn[mine] = turn_between_deg(old[mine], new[mine], group)
+    return float(np.median(turn))
 
 
 def log_iteration(result: IterationResult) -> None:

@@ -7,6 +7,8 @@ sample that one copy of the structure missed is filled by another.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from scipion_faml.cython_ext import _local
@@ -97,6 +99,19 @@ def representatives(poses: RigidTransforms, rotations: FloatArray) -> RigidTrans
     trace = np.einsum("mij,gji->mg", rotation, rotations)
     return RigidTransforms.from_rotation(
         rotation @ rotations[trace.argmax(axis=1)], poses.shift_xyz)
+
+
+def representatives_of_classes(
+    poses: RigidTransforms, class_index: IntArray, groups: Sequence[FloatArray]
+) -> RigidTransforms:
+    """Return `representatives` where every class has a group of its own."""
+    if all(len(group) == 1 for group in groups):
+        return poses
+    rotation: FloatArray = poses.rotation.copy()
+    for k, group in enumerate(groups):
+        mine = np.flatnonzero(class_index == k)
+        rotation[mine] = representatives(poses[mine], group).rotation
+    return RigidTransforms.from_rotation(rotation, poses.shift_xyz)
 
 
 def turn_between_deg(

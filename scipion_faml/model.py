@@ -22,6 +22,7 @@ ENHANCED_ONLY = ("n_folds", "noise", "regularise", "min_zeta", "spread", "start_
                  "dense_bandwidth", "n_starts", "find_classes", "max_classes", "split_merge",
                  "particle_diameter_angst", "high_pass_angst", "sampling_sweeps",
                  "sampling_temperature")
+AUTO = "auto"
 SEARCH_BANDWIDTH = 16
 OBJECT_RADIUS = 0.35  # of the box: how far most of a particle's density reaches
 
@@ -60,7 +61,7 @@ class FamlConfig:
     high_pass_angst: float | None = None  # shells of coarser detail are not compared
     sampling_sweeps: int = 0  # of a start that draws poses from posteriors; 0: none
     sampling_temperature: float = 1.5  # held for two thirds of them, then falling to 1
-    symmetry: str = "C1"  # of all classes; a point group of `symmetry`
+    symmetry: str = "C1"  # of all classes: a point group of `symmetry`, or "auto": found from data
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -111,7 +112,18 @@ class FamlConfig:
             raise ValueError(f"n_folds is {self.n_folds}: choose 1 (none left out) or at least 4")
         if self.sampling_sweeps and self.find_classes:
             raise ValueError("sampling needs a number of classes: give one, or no sampling_sweeps")
-        symmetry_rotations(self.symmetry)  # raises where the group is not known
+        if self.finds_symmetry:
+            self._check_symmetry_search()
+        else:
+            symmetry_rotations(self.symmetry)  # raises where the group is not known
+
+    def _check_symmetry_search(self) -> None:
+        if self.mode != "enhanced":
+            raise ValueError("symmetry auto needs enhanced mode: name a point group, such as C7")
+        if self.n_folds == 1:
+            raise ValueError(
+                "n_folds is 1: symmetry auto is judged by particles left out of their references, "
+                "choose 4 or more")
 
     def check_size(self, n_particles: int) -> None:
         """Raise a ValueError when there are too few particles for these settings."""
@@ -123,9 +135,19 @@ class FamlConfig:
             )
 
     @property
+    def finds_symmetry(self) -> bool:
+        """Whether the point group of every class is looked for."""
+        return self.symmetry == AUTO
+
+    @property
+    def known_symmetry(self) -> str:
+        """The point group of all classes; C1 where it has to be found."""
+        return "C1" if self.finds_symmetry else self.symmetry
+
+    @property
     def group(self) -> FloatArray:
-        """Rotations (order, 3, 3) of the symmetry, the identity first."""
-        return symmetry_rotations(self.symmetry)
+        """Rotations (order, 3, 3) of the known symmetry, the identity first."""
+        return symmetry_rotations(self.known_symmetry)
 
     @property
     def n_groups(self) -> int:

@@ -23,7 +23,7 @@ from scipion_faml.enhanced.workbench import Chunk, Workbench
 from scipion_faml.execution import Executor
 from scipion_faml.folds import FoldSums
 from scipion_faml.geometry import RigidTransforms
-from scipion_faml.impose import inequivalent, representatives
+from scipion_faml.impose import inequivalent, representatives_of_classes
 from scipion_faml.measured import Measured, WorkingBox
 from scipion_faml.refine import (
     Peaks,
@@ -70,9 +70,9 @@ class Task:
     is_candidate: bool  # M-step from a few peaks, not from the whole grid
 
     @property
-    def group(self) -> FloatArray:
-        """Rotations that leave the references as they are."""
-        return self.bench.group_of(self.state)
+    def groups(self) -> list[FloatArray]:
+        """Rotations that leave the references of each class as they are."""
+        return self.state.groups
 
     @property
     def zeta(self) -> float:
@@ -82,7 +82,8 @@ class Task:
     @property
     def log_alpha(self) -> FloatArray:
         """(K,)"""
-        return np.log(np.maximum(self.state.alpha, SMALLEST_PRIOR))
+        log_alpha: FloatArray = np.log(np.maximum(self.state.alpha, SMALLEST_PRIOR))
+        return log_alpha
 
 
 ChunkResult = tuple["_ChunkSums", list[Found], dict[str, float]]
@@ -90,7 +91,6 @@ ChunkResult = tuple["_ChunkSums", list[Found], dict[str, float]]
 
 def _e_step_chunk(chunk: Chunk, task: Task) -> ChunkResult:
     """Return sums and findings of the particles in a chunk."""
-    n_classes = task.state.n_classes
     sums = _ChunkSums.zero(task, chunk.fold)
     found = []
     seconds = dict.fromkeys(("read", "candidates", "statistics"), 0.0)
@@ -106,7 +106,7 @@ def _e_step_chunk(chunk: Chunk, task: Task) -> ChunkResult:
             posterior = None
         else:
             posterior = _whole_posterior(task, chunk.fold, i)
-            starts = _with_known(_highest_cells(posterior, task, n_classes), task, i)
+            starts = _with_known(_highest_cells(posterior, task), task, i)
         peaks = _climbed(task, chunk.fold, weighted, *starts)
         clock.append(time.perf_counter())
         if posterior is not None and not task.is_candidate:
@@ -141,12 +141,21 @@ def _whole_posterior(task: Task, fold: int, index: int) -> DensePosterior:
         plan.log_prior(task.zeta), shifts,
     )
     # Equivalent poses count as one, also of averages that have the symmetry before it is imposed.
-    order = len(task.bench.config.group)
+    order = _order(task, posterior.class_weight)
     return replace(posterior, n_effective=max(posterior.n_effective / order, 1.0))
 
 
+def _order(task: Task, class_weight: FloatArray) -> float:
+    """How many poses are equivalent, the mean over a particle's classes."""
+    known = len(task.bench.config.group)  # before it is imposed, too
+    orders = [max(known, len(group)) for group in task.groups]
+    if len(set(orders)) == 1:
+        return float(orders[0])
+    return float(class_weight @ orders / class_weight.sum())
+
+
 def _highest_cells(
-    posterior: DensePosterior, task: Task, n_classes: int
+    posterior: DensePosterior, task: Task
 ) -> tuple[IntArray, RigidTransforms]:
     """Classes and poses (voxels of the full box) of the highest separate cells of a posterior."""
     plan = task.plan
@@ -156,11 +165,11 @@ def _highest_cells(
         one = RigidTransforms(best.euler_zyz, best.shift_xyz * task.box.voxel_ratio)
         return np.array([posterior.best_class]), one
     classes, poses = [], []
-    for k in range(n_classes):
-        found = highest_poses(posterior.blocks[k], plan, MAX_PEAKS * len(task.group))
-        if len(task.group) > 1:
+    for k, group in enumerate(task.groups):
+        found = highest_poses(posterior.blocks[k], plan, MAX_PEAKS * len(group))
+        if len(group) > 1:
             apart = 180.0 * 2.2 / plan.bandwidth, 2.0 * plan.shift_step
-            found = found[inequivalent(found, task.group, *apart, MAX_PEAKS)]
+            found = found[inequivalent(found, group, *apart, MAX_PEAKS)]
         classes.append(np.full(len(found), k, dtype=np.intp))
         poses.append(RigidTransforms(found.euler_zyz, found.shift_xyz * task.box.voxel_ratio))
     return np.concatenate(classes), RigidTransforms.concatenate(poses)
@@ -204,17 +213,18 @@ def _climbed(
         radius = task.box.radius
         same_turn = np.rad2deg(1.0 / max(2.0 * radius, 1.0))
         peaks = peaks.select(distinct(peaks, same_turn, 0.3, MAX_PEAKS))
-        if len(task.group) > 1:
-            apart = inequivalent(peaks.transforms, task.group, same_turn, 0.3, MAX_PEAKS)
-            peaks = peaks.select(apart)
+        group = task.groups[int(k)]
+        if len(group) > 1:
+            peaks = peaks.select(
+                inequivalent(peaks.transforms, group, same_turn, 0.3, MAX_PEAKS))
         parts.append((int(k), peaks))
-    log_order = float(np.log(len(task.group)))  # each stands for all its equivalent ones
+    log_order = [float(np.log(len(g))) for g in task.groups]  # each stands for its equivalents
     return _ClassPeaks(
         np.concatenate([np.full(len(p), k, dtype=np.intp) for k, p in parts]),
         np.concatenate([p.rotation for _, p in parts]),
         np.concatenate([p.shift_xyz for _, p in parts]),
         np.concatenate([p.curvature for _, p in parts]),
-        np.concatenate([log_evidence(p, task.zeta) + task.log_alpha[k] + log_order
+        np.concatenate([log_evidence(p, task.zeta) + task.log_alpha[k] + log_order[k]
                         for k, p in parts]),
     )
 
@@ -296,8 +306,8 @@ class _ChunkSums:
     ) -> Found:
         self.n_particles += 1
         self.evidence += evidence
-        poses = representatives(RigidTransforms.from_rotation(
-            peaks.rotation, peaks.shift_xyz * task.box.voxel_ratio), task.group)
+        poses = representatives_of_classes(RigidTransforms.from_rotation(
+            peaks.rotation, peaks.shift_xyz * task.box.voxel_ratio), peaks.class_index, task.groups)
         order = np.argsort(-peaks.log_joint, kind="stable")
         return Found(
             index, int(peaks.class_index[best]), poses[[best]], responsibility, evidence,

@@ -125,7 +125,9 @@ def selected(state: EnhancedState, classes: IntArray) -> EnhancedState:
     return replace(
         state, averages=state.averages[classes], alpha=alpha / alpha.sum(),
         references=state.references[:, classes], fsc=state.fsc[classes],
-        half_averages=state.half_averages[:, classes], peaks=None, phase="dense")
+        half_averages=state.half_averages[:, classes], peaks=None, phase="dense",
+        symmetry=tuple(state.symmetry[k] for k in classes),
+        symmetry_gain=state.symmetry_gain[classes])
 
 
 def joined(first: EnhancedState, second: EnhancedState, share: float) -> EnhancedState:
@@ -137,7 +139,8 @@ def joined(first: EnhancedState, second: EnhancedState, share: float) -> Enhance
         first, averages=both("averages", 0), fsc=both("fsc", 0),
         alpha=np.concatenate([(1.0 - share) * first.alpha, share * second.alpha]),
         references=both("references", 1), half_averages=both("half_averages", 1),
-        peaks=None, phase="dense")
+        peaks=None, phase="dense", symmetry=first.symmetry + second.symmetry,
+        symmetry_gain=both("symmetry_gain", 0))
 
 
 def settled(

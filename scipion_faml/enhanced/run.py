@@ -17,6 +17,7 @@ from scipion_faml.enhanced.population import population
 from scipion_faml.enhanced.sampling import sampled_state
 from scipion_faml.enhanced.start import random_state, state_from_references
 from scipion_faml.enhanced.state import FOCUSED_BELOW, LOCAL_BELOW, EnhancedState, PeakTable
+from scipion_faml.enhanced.symmetry_search import with_symmetry_found
 from scipion_faml.enhanced.workbench import Workbench, reference_turnable, resampled
 from scipion_faml.execution import Executor, SerialExecutor
 from scipion_faml.faml import (
@@ -39,6 +40,7 @@ SHARP_ENOUGH = 3  # iterations with narrow posteriors, before axes are looked fo
 MAX_FOCUSED, MAX_SINCE_DENSE = 3, 8  # iterations before all poses are looked at again
 SETTLED_DEG, SETTLED_LOCAL_GAIN = 0.3, 0.1
 STALLED_GAIN, SETTLED_GAIN = 0.3, 0.003  # of the log evidence per particle, in an iteration
+STALLED_SHARE = 0.01  # of the log evidence, gained in an iteration with equivalent poses
 TRUSTED_FSC, SHELLS_BEYOND, GROWTH = 0.3, 3, 2
 
 
@@ -82,14 +84,18 @@ def iterate(
 ) -> IterationResult:
     """Return the result of one iteration: E-step over all particles, then M-step."""
     started = time.perf_counter()
-    task = _prepare(bench, state)
+    task = prepared_task(bench, state)
     prepared = time.perf_counter()
     sums, found, seconds = sum_chunks(task, bench.executor, on_progress)
     assignments = _assignments(found)
     seconds["references"] = prepared - started
-    pose_change = pose_change_deg(previous, assignments, task.group)
+    pose_change = pose_change_deg(previous, assignments, task.groups)
     new = _decide(next_state(bench, sums, state, task.box), task, found, pose_change, bench)
-    if not new.in_frame and (new.n_sharp >= SHARP_ENOUGH or new.is_converged):
+    if bench.config.finds_symmetry:
+        if _asks_for_symmetry(new, state):
+            new, assignments = with_symmetry_found(
+                bench, new, assignments, sums.coverage.sum(axis=0), task.box, _unlogged)
+    elif not new.in_frame and (new.n_sharp >= SHARP_ENOUGH or new.is_converged):
         new, assignments = in_symmetry_frame(bench, new, assignments, task.box)
     seconds["total"] = time.perf_counter() - started
     result = IterationResult(
@@ -104,8 +110,26 @@ def iterate(
     return result
 
 
-def _prepare(bench: Workbench, state: EnhancedState) -> Task:
-    """References of all folds and classes at the iteration's resolution."""
+def _unlogged(bench: Workbench, state: EnhancedState) -> IterationResult:
+    return iterate(bench, state, logged=False)
+
+
+def _asks_for_symmetry(new: EnhancedState, before: EnhancedState) -> bool:
+    """Whether point groups are to be looked for: averages are as good as they get without.
+
+    Poses that a symmetry makes equivalent keep posteriors broad where averages show it already.
+    """
+    if new.evidence <= 0.0 or new.n_effective >= FOCUSED_BELOW:
+        return False  # there is nothing to see it on
+    if new.reference_radius <= before.searched_radius:
+        return False
+    gain = new.evidence - before.evidence
+    shares = new.n_effective >= LOCAL_BELOW and new.radius == before.radius
+    return new.is_converged or (shares and gain < STALLED_SHARE * new.evidence)
+
+
+def prepared_task(bench: Workbench, state: EnhancedState) -> Task:
+    """Return what an E-step needs: references of all folds and classes at its resolution."""
     config, box = bench.config, bench.open_box(state.radius)
     old = WorkingBox.of(bench.source.n, state.reference_radius).samples
     references = resampled(state.references, old, box.samples)

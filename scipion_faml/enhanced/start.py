@@ -76,7 +76,8 @@ def state_from_references(bench: Workbench, maps: FloatArray) -> EnhancedState:
         reference_radius=box.radius, noise=noise, fsc=np.zeros((n_classes, n_shells)),
         phase="dense", n_since_dense=0, peaks=None, evidence=-np.inf,
         n_effective=float("inf"),
-        half_averages=np.stack([averages, averages]),
+        half_averages=np.stack([averages, averages]), in_frame=not config.finds_symmetry,
+        symmetry=(config.known_symmetry,) * n_classes, symmetry_gain=np.zeros(n_classes),
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from scipion_faml.geometry import RigidTransforms
 from scipion_faml.model import ModelState
+from scipion_faml.symmetry import symmetry_rotations
 from scipion_faml.types import ComplexArray, FloatArray, IntArray
 
 # How many poses share the median particle's posterior:
@@ -60,3 +61,11 @@ class EnhancedState(ModelState):
     in_frame: bool = True  # averages lie where symmetry and mask are defined
     n_sharp: int = 0  # iterations since posteriors are narrow
     symmetry_score: float = 1.0  # of the averages before the symmetry was imposed: 0 none, 1 full
+    symmetry: tuple[str, ...]  # the point group of every class that is imposed now
+    symmetry_gain: FloatArray  # (K,) log evidence per particle that a group found has brought
+    searched_radius: int = 0  # shells at which groups were looked for
+
+    @property
+    def groups(self) -> list[FloatArray]:
+        """Rotations (G, 3, 3) that are imposed now on every class."""
+        return [symmetry_rotations(name) for name in self.symmetry]

@@ -100,10 +100,6 @@ class Workbench:
         first = self.config.first_shell_of(self.source.n, self.source.voxel_size_angst)
         return np.where(np.arange(1, len(noise) + 1) < first, NOT_COMPARED * noise, noise)
 
-    def group_of(self, state: EnhancedState) -> FloatArray:
-        """Rotations (G, 3, 3) of the symmetry that averages have: C1 before it is imposed."""
-        return self.config.group if state.in_frame else self.config.group[:1]
-
     def mask_of(self, state: EnhancedState) -> FloatArray | None:
         """What references are multiplied by, in the working box."""
         mask = self.average_mask(state.in_frame)

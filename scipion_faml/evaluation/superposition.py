@@ -7,6 +7,7 @@ best few are refined in steps up to full resolution, for the map as it is and fo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from scipy import fft, optimize
@@ -175,7 +176,7 @@ class _Level:
             score[start : start + BATCH] = window.max(axis=1) * n**3 / norm
         return score, shift
 
-    def refined(self, rotation: FloatArray, shift_xyz: FloatArray) -> _Found:
+    def refined(self, rotation: FloatArray, shift_xyz: FloatArray) -> Found:
         """The best motion near a given one; shifts in voxels of this level."""
         # One unit of any parameter moves the rim of a particle by about a voxel.
         lever = 0.35 * self.n
@@ -190,11 +191,11 @@ class _Level:
         solution = optimize.minimize(
             loss, np.zeros(6), method="L-BFGS-B", options={"eps": 0.02, "maxiter": 40, "ftol": 1e-6}
         )
-        return _Found(-float(solution.fun), *motion(solution.x))
+        return Found(-float(solution.fun), *motion(solution.x))
 
 
 @dataclass(frozen=True, eq=False)
-class _Found:
+class Found:
     """One motion and its correlation."""
 
     score: float
@@ -292,7 +293,7 @@ def symmetry_frame(volume: FloatArray, fold: int) -> tuple[RigidTransforms, floa
     ball = inscribed_sphere(volume.shape[0])
     centred = _background_removed(volume) * ball
     coarse = _Level.of(centred, centred, COARSE_BOX)
-    axes = _hemisphere(6.0)
+    axes = hemisphere(6.0)
     turns = np.stack([rotation_about(axis, 360.0 / fold) for axis in axes])
     score, shifts = coarse.best_shifts(turns)
     best = [int(m) for m in np.argsort(-score)[:6]]
@@ -333,31 +334,31 @@ def group_frame(volume: FloatArray, group: str) -> tuple[RigidTransforms, float]
     if len(axes) == 1:
         fold, axis = axes[0]
         on_z, score = symmetry_frame(volume, fold)
-        to_axis = _turn_to_z(np.asarray(axis, dtype=float)).T
+        to_axis = turn_to_z(np.asarray(axis, dtype=float)).T
         return compose(RigidTransforms.from_rotation(to_axis[None], np.zeros((1, 3))), on_z), score
-    middle = _centre_of_mass(volume)
+    middle = centre_of_mass(volume)
     centred = without_radial_mean(_moved_by(volume, -middle))
     centred = (centred * inscribed_sphere(volume.shape[0])).astype(np.float32)
-    turns = _some(symmetry_rotations(group)[1:])
+    turns = some_of(symmetry_rotations(group)[1:])
     coarse, fine = (_Level.of(centred, centred, box) for box in (COARSE_BOX, MIDDLE_BOX))
     starts = [_about_first_axis(coarse, first, axes[0], turns)
               for first in _first_axes(coarse, axes[0][0])]
     starts = sorted(starts, key=lambda f: -f.score)[:3]
-    found = [_refined_frame(coarse, start, turns) for start in starts]
+    found = [refined_frame(coarse, start, turns) for start in starts]
     best = max(found, key=lambda f: f.score)
     centre = best.shift_xyz * coarse.voxels / fine.voxels
-    best = _refined_frame(fine, _Found(best.score, best.rotation, centre), turns)
+    best = refined_frame(fine, Found(best.score, best.rotation, centre), turns)
     shift = -best.rotation @ (best.shift_xyz * fine.voxels + middle)
     return RigidTransforms.from_rotation(best.rotation[None], shift[None]), best.score
 
 
-def _some(rotations: FloatArray) -> FloatArray:
-    """At most MAX_TURNS of a group's rotations, evenly from its list."""
+def some_of(rotations: FloatArray) -> FloatArray:
+    """Return at most MAX_TURNS of a group's rotations, evenly from its list."""
     index = np.unique(np.linspace(0, len(rotations) - 1, MAX_TURNS).round().astype(np.intp))
     return rotations[index]
 
 
-def _centre_of_mass(volume: FloatArray) -> FloatArray:
+def centre_of_mass(volume: FloatArray) -> FloatArray:
     """Offset (3,) xyz from voxel n // 2 of the centre of what exceeds the background."""
     n = volume.shape[0]
     density = np.maximum(_background_removed(volume) * inscribed_sphere(n), 0.0).astype(np.float64)
@@ -376,7 +377,7 @@ def _moved_by(volume: FloatArray, shift_xyz: FloatArray) -> FloatArray:
 
 def _first_axes(level: _Level, fold: int) -> list[FloatArray]:
     """Directions (unit vectors) about which turns by 360 / fold carry a map onto itself best."""
-    axes, still = _hemisphere(6.0), np.zeros(3)
+    axes, still = hemisphere(6.0), np.zeros(3)
     powers = 360.0 / fold * np.arange(1, fold // 2 + 1)
     score = np.array([
         np.mean([level.correlation(rotation_about(axis, angle), still) for angle in powers])
@@ -394,22 +395,33 @@ def _first_axes(level: _Level, fold: int) -> list[FloatArray]:
 def _about_first_axis(
     level: _Level, first: FloatArray, axis: tuple[int, tuple[float, float, float]],
     turns: FloatArray,
-) -> _Found:
+) -> Found:
     """The best frame in which a direction of the map is the group's first axis."""
     fold, target = axis
     still = np.zeros(3)
-    base = _turn_to_z(np.asarray(target) / np.linalg.norm(target)).T @ _turn_to_z(first)
+    base = turn_to_z(np.asarray(target) / np.linalg.norm(target)).T @ turn_to_z(first)
     frames = [rotation_about(target, angle) @ base for angle in np.arange(0.0, 360.0 / fold, 3.0)]
     score = [
         float(np.mean([level.correlation(f.T @ turn @ f, still) for turn in turns]))
         for f in frames
     ]
     best = int(np.argmax(score))
-    return _Found(score[best], frames[best], still)
+    return Found(score[best], frames[best], still)
 
 
-def _refined_frame(level: _Level, start: _Found, turns: FloatArray) -> _Found:
-    """Rotation to the frame, and centre (voxels of the level), that fit all turns best."""
+class Turnable(Protocol):
+    """A map of n voxels that can be compared with itself moved."""
+
+    @property
+    def n(self) -> int: ...
+
+    def correlation(self, rotation: FloatArray, shift_xyz: FloatArray) -> float:
+        """Correlation with the copy in which r lies at R r + t (voxels)."""
+        ...
+
+
+def refined_frame(level: Turnable, start: Found, turns: FloatArray) -> Found:
+    """Return rotation to the frame, and centre (voxels of the level), that fit all turns best."""
     lever = 0.35 * level.n
 
     def frame(parameter: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -424,10 +436,10 @@ def _refined_frame(level: _Level, start: _Found, turns: FloatArray) -> _Found:
     solution = optimize.minimize(
         loss, np.zeros(6), method="L-BFGS-B", options={"eps": 0.02, "maxiter": 40, "ftol": 1e-7}
     )
-    return _Found(-float(solution.fun), *frame(solution.x))
+    return Found(-float(solution.fun), *frame(solution.x))
 
 
-def _hemisphere(step_deg: float) -> FloatArray:
+def hemisphere(step_deg: float) -> FloatArray:
     """Unit vectors (M, 3) even over z >= 0, about step_deg apart (a Fibonacci lattice)."""
     count = int(np.ceil(2 * np.pi / np.deg2rad(step_deg) ** 2))
     index = np.arange(count) + 0.5
@@ -463,11 +475,11 @@ def _axis_to_z(axis: FloatArray, shift_xyz: FloatArray, fold: int) -> RigidTrans
     turn = rotation_about(axis, 360.0 / fold)
     # A point c stays when turn c + shift = c; along the axis it is free, and pinv chooses 0 there.
     fixed = np.linalg.pinv(np.eye(3) - turn, rcond=1e-6) @ shift_xyz
-    rotation = _turn_to_z(axis)
+    rotation = turn_to_z(axis)
     return RigidTransforms.from_rotation(rotation[None], -(rotation @ fixed)[None])
 
 
-def _turn_to_z(axis: FloatArray) -> FloatArray:
+def turn_to_z(axis: FloatArray) -> FloatArray:
     """The smallest rotation that carries a unit vector to (0, 0, 1)."""
     angle_deg = np.rad2deg(np.arctan2(np.hypot(axis[0], axis[1]), axis[2]))
     across = np.array([axis[1], -axis[0], 0.0])
