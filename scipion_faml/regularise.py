@@ -61,7 +61,8 @@ def half_correlation(
     """Return the FSC between two halves on shells |k| = 1.., from their sums (2, J)."""
     none = np.zeros(int(samples.radius))
     maps = [wiener_average(s, c, none, samples) for s, c in zip(signal, coverage, strict=True)]
-    cross = sums_over_shells((maps[0] * maps[1].conj()).real, samples)
+    both: FloatArray = (maps[0] * maps[1].conj()).real
+    cross = sums_over_shells(both, samples)
     power = [sums_over_shells(np.abs(m) ** 2, samples) for m in maps]
     return cross / np.sqrt(np.maximum(power[0] * power[1], np.finfo(float).tiny))
 

@@ -14,15 +14,17 @@ at full resolution, with one noise variance, this one
         print(result.state.iteration, result.log_likelihood)
 
 Its modules, each of which uses those before it only: `state`, `workbench`, `estep`, `mstep`,
-`start`, `population`, `run`.
+`start`, `population`, `run`,
+`validation`.
 """
 
 from scipion_faml.enhanced.run import initial_state, iterate, run
 from scipion_faml.enhanced.start import state_from_references
 from scipion_faml.enhanced.state import FOCUSED_BELOW, EnhancedState, PeakTable
+from scipion_faml.enhanced.validation import validated_fsc
 from scipion_faml.enhanced.workbench import Workbench
 
 __all__ = [
     "FOCUSED_BELOW", "EnhancedState", "PeakTable", "Workbench", "initial_state", "iterate",
-    "run", "state_from_references",
+    "run", "state_from_references", "validated_fsc",
 ]
