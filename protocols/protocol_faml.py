@@ -162,7 +162,8 @@ class ProtFamlClassify(_ProtFamlParticles):
                  "Continue go on from the last one.")
         form.addParam(
             "symmetry", params.StringParam, default="C1", label="Symmetry",
-            help="Point group of all classes: C1, C7, D2, T, O, I ... Enhanced mode finds the axes "
+            help="Point group of all classes: C1, C7, D2, T, O, I ... or auto: that of each class, "
+                 "found in enhanced mode by subtomograms left out of the averages. It finds axes "
                  "itself and turns the averages: main axis along z, two-folds of Dn along x. "
                  "Starting averages must lie so already; paper mode needs them.")
         form.addParam(
@@ -286,6 +287,10 @@ class ProtFamlClassify(_ProtFamlParticles):
             **(self._enhancedOptions() if self.isEnhanced() else self._paperOptions()))
         return [str(results / "particles.star")]
 
+    def isFindingSymmetry(self):
+        """Whether the point group of each class is to be found."""
+        return (self.symmetry.get() or "").strip().lower() == "auto"
+
     def isEnhanced(self):
         """Whether the form asks for enhanced mode."""
         return MODES[self.mode.get()] == "enhanced"
@@ -401,7 +406,13 @@ class ProtFamlClassify(_ProtFamlParticles):
         if classes and classes > images.getSize() >= 2:
             errors.append(f"{classes} classes asked of {images.getSize()} subtomograms: ask for "
                           "fewer classes.")
-        self._checkSymmetry(errors)
+        if not self.isFindingSymmetry():
+            self._checkSymmetry(errors)
+        elif not self.isEnhanced():
+            errors.append("Symmetry auto needs enhanced mode: name a point group.")
+        elif self.folds.get() == 1:
+            errors.append("To find the symmetry, particles must be left out of averages: use 4 "
+                          "folds or more.")
         if self.isEnhanced() and self.folds.get() in (2, 3):
             errors.append(f"{self.folds.get()} folds are too few: use 4 or more, or 1.")
         if self.isFindingClasses() and self.folds.get() == 1:
@@ -411,7 +422,8 @@ class ProtFamlClassify(_ProtFamlParticles):
             errors.append("Sampling needs a number of classes: give one, or no sampling sweeps.")
         references = self.inputReferences.get()
         symmetry = (self.symmetry.get() or "C1").strip().upper()
-        if references is None and symmetry != "C1" and not self.isEnhanced():
+        is_named = symmetry != "C1" and not self.isFindingSymmetry()
+        if references is None and is_named and not self.isEnhanced():
             errors.append(f"Symmetry {symmetry} in paper mode needs starting averages that lie in "
                           "the group's frame; enhanced mode finds the axes itself.")
         if references is not None and classes is None:

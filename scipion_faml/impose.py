@@ -40,14 +40,21 @@ def moved_mean(
     turnable : the map's turnable spectrum
     poses : each carries a point r of the map to R r + t
     """
+    return moved_by(turnable, samples, poses.rotation, poses.shift_xyz)
+
+
+def moved_by(
+    turnable: ComplexArray, samples: SampleSet, rotations: FloatArray, shifts_xyz: FloatArray
+) -> ComplexArray:
+    """Return `moved_mean` of rotations (M, 3, 3) and shifts (M, 3)."""
     out = np.zeros(len(samples), dtype=np.complex128)
     # The kernel moves particles back: by the inverse of a pose.
-    rotation = np.swapaxes(poses.rotation, 1, 2)
-    shift_xyz = -np.einsum("mij,mj->mi", rotation, poses.shift_xyz)
+    rotation = np.swapaxes(rotations, 1, 2)
+    shift_xyz = -np.einsum("mij,mj->mi", rotation, shifts_xyz)
     _local.add_turned_back(
         turnable, float(OVERSAMPLING), samples.axes, float(samples.n),
         np.ascontiguousarray(rotation), np.ascontiguousarray(shift_xyz),
-        np.full(len(poses), 1.0 / len(poses)), out,
+        np.full(len(rotation), 1.0 / len(rotation)), out,
     )
     return out
 
@@ -107,7 +114,7 @@ def representatives_of_classes(
     """Return `representatives` where every class has a group of its own."""
     if all(len(group) == 1 for group in groups):
         return poses
-    rotation: FloatArray = poses.rotation.copy()
+    rotation: FloatArray = np.array(poses.rotation)
     for k, group in enumerate(groups):
         mine = np.flatnonzero(class_index == k)
         rotation[mine] = representatives(poses[mine], group).rotation

@@ -16,7 +16,7 @@ from scipion_faml.faml import Assignments
 from scipion_faml.fourier import resample
 from scipion_faml.impose import check_mask
 from scipion_faml.io import FileSource, ParticleTable, read_cube, replacing
-from scipion_faml.model import FamlConfig
+from scipion_faml.model import AUTO, FamlConfig
 from scipion_faml.symmetry import symmetry_rotations
 from scipion_faml.types import FloatArray
 from scipion_faml.volume import crop_or_pad
@@ -58,10 +58,22 @@ def _symmetry(_context: click.Context, _option: click.Parameter, value: str) -> 
     return value.strip().upper()
 
 
+def _symmetry_or_auto(context: click.Context, option: click.Parameter, value: str) -> str:
+    """The name of a point group, checked, or "auto"."""
+    return AUTO if value.strip().lower() == AUTO else _symmetry(context, option, value)
+
+
 symmetry_option = click.option(
     "--symmetry", default="C1", show_default=True, callback=_symmetry, metavar="GROUP",
     help="Point group of all classes: C1, C7, D2, T, O, I ... Axes lie as in RELION: main axis "
          "along z, two-folds of Dn along x.")
+
+symmetry_or_auto_option = click.option(
+    "--symmetry", default="C1", show_default=True, callback=_symmetry_or_auto,
+    metavar="GROUP|auto",
+    help="Point group of all classes: C1, C7, D2, T, O, I ... Axes lie as in RELION: main axis "
+         "along z, two-folds of Dn along x. auto: that of each class which explains particles "
+         "that were left out of the averages, in enhanced mode.")
 
 
 def load_mask(source: FileSource, path: Path | None) -> FloatArray | None:

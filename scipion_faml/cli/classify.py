@@ -23,7 +23,7 @@ from scipion_faml.cli.averaging import (
     half_resolution,
     in_box_of,
     load_mask,
-    symmetry_option,
+    symmetry_or_auto_option,
     write_fsc,
 )
 from scipion_faml.cli.common import (
@@ -52,6 +52,7 @@ from scipion_faml.io import (
     write_volume,
 )
 from scipion_faml.model import (
+    AUTO,
     ENHANCED_ONLY,
     METHODS,
     MODES,
@@ -76,7 +77,6 @@ MODE_PARAMETERS = {
                  "particle_diameter_angst", "high_pass_angst", "sampling_sweeps",
                  "sampling_temperature"),
 }
-AUTO = "auto"
 
 
 def _class_count(context: click.Context, parameter: click.Parameter, value: str) -> int | str:
@@ -168,7 +168,7 @@ def _enhanced_options(function: Any) -> Any:
                    "here.")
 @click.option("--reference", "references", multiple=True, type=click.Path(path_type=Path),
               help="Start from these maps, one for each class, which keep their order.")
-@symmetry_option
+@symmetry_or_auto_option
 @click.option("--mask", type=click.Path(path_type=Path), default=None,
               help="MRC map from 0 to 1 that multiplies the averages after each iteration. It lies "
                    "in the averages' frame: without --reference only round masks make sense, or "
@@ -198,13 +198,16 @@ def classify(
     the evidence to that of pure noise: at 0 or less a particle supports no structure.
 
     With --symmetry, references lie in the group's frame. Without references, enhanced mode finds
-    the symmetry axes once orientations are known, and turns each class into the frame.
+    the symmetry axes once orientations are known, and turns each class into the frame. --symmetry
+    auto finds the group of each class as well, once the run has settled without.
     """
     _refuse_other_mode(click.get_current_context(), mode)
     if n_classes == AUTO and mode != "enhanced":
         raise click.UsageError(f"--classes {AUTO} needs --mode enhanced: give a number")
     if references and len(references) != n_classes:
         raise ValueError(f"{len(references)} references for {n_classes} classes: give one each")
+    if settings["symmetry"] == AUTO and mode != "enhanced":
+        raise click.UsageError(f"--symmetry {AUTO} needs --mode enhanced: name a point group")
     config = FamlConfig(
         n_classes=1 if n_classes == AUTO else int(n_classes), find_classes=n_classes == AUTO,
         n_iterations=iterations or DEFAULT_ITERATIONS[mode], mode=mode,
@@ -400,7 +403,10 @@ def _write_classes(
     if isinstance(state, EnhancedState):
         result |= {"converged": state.is_converged, "n_effective": state.n_effective,
                    "log_evidence_per_particle": float(assignments.log_likelihood.mean())}
-        if config.symmetry != "C1":
+        if config.finds_symmetry:
+            result |= {"symmetry": list(state.symmetry), "symmetry_gain": state.symmetry_gain,
+                       "symmetry_searched": state.searched_radius > 0}
+        elif config.symmetry != "C1":
             result |= {"symmetry_imposed": state.in_frame, "symmetry_score": state.symmetry_score}
     result |= {"warnings": _warnings(state, assignments, config), "output": run.output}
     classification_report(
@@ -450,7 +456,11 @@ def _warnings(
         warnings.append(
             f"orientations are not determined: {state.n_effective:.0f} poses share a particle's "
             "posterior; use more iterations or more particles, and distrust the average")
-    if not state.in_frame:
+    if config.finds_symmetry:
+        if not state.searched_radius and evidence > 0:
+            warnings.append(
+                "no symmetry was looked for: orientations had not settled; use more iterations")
+    elif not state.in_frame:
         warnings.append(
             f"symmetry {config.symmetry} was not imposed: orientations are not known well enough "
             "yet; use more iterations, or a --reference")

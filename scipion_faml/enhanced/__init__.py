@@ -14,7 +14,7 @@ at full resolution, with one noise variance, this one
         print(result.state.iteration, result.log_likelihood)
 
 Its modules, each of which uses those before it only: `state`, `workbench`, `estep`, `mstep`,
-`start`, `population`, `run`,
+`start`, `population`, `symmetry_search`, `run`,
 `validation`.
 """
 

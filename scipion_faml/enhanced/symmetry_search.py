@@ -17,7 +17,7 @@ import numpy as np
 
 from scipion_faml.enhanced.estep import MAX_PEAKS
 from scipion_faml.enhanced.mstep import in_frames
-from scipion_faml.enhanced.population import Gain
+from scipion_faml.enhanced.population import MIN_Z, Gain
 from scipion_faml.enhanced.state import EnhancedState, PeakTable
 from scipion_faml.enhanced.workbench import Workbench, resampled
 from scipion_faml.evaluation.superposition import (
@@ -31,7 +31,7 @@ from scipion_faml.evaluation.superposition import (
 from scipion_faml.faml import Assignments, IterationResult
 from scipion_faml.fourier import SampleSet, turnable_spectrum, volume_from_spectrum
 from scipion_faml.geometry import RigidTransforms
-from scipion_faml.impose import moved_mean
+from scipion_faml.impose import moved_by
 from scipion_faml.measured import WorkingBox
 from scipion_faml.regularise import prior_coverage, shell_of
 from scipion_faml.symmetry import generators, rotation_about, symmetry_rotations
@@ -44,13 +44,14 @@ Step = Callable[[Workbench, EnhancedState], IterationResult]
 FOLDS = tuple(range(2, 10))  # looked for about all axes
 HIGHER_FOLDS = tuple(range(10, 18))  # about the axes found
 SCANNED_RADIUS, REFINED_RADIUS = 8, 12  # shells
-AXIS_STEP_DEG, SPIN_STEPS = 8.0, 16
+AXIS_STEP_DEG, SPIN_STEPS = 10.0, 16
 N_AXES = 2  # of every fold, refined
 N_TRIED = 5  # cyclic groups whose evidence is looked at
 TRIAL_ITERATIONS = 2
 MIN_PARTICLES = 8
 LEAST_CONTRAST = 0.02
 HOPELESS_Z, N_EXTENDED = -4.0, 2  # cyclic groups from which larger ones are built
+CONTROL_TILT_DEG = 37.0
 EQUAL_Z = -1.0  # a larger group that loses no more than this explains as well as a smaller one
 SHARED = 0.5  # of a posterior, at its highest peak: below, equivalent poses share it
 # Groups that hold a cyclic group of this fold; dihedral ones are added for every fold.
@@ -65,6 +66,12 @@ class Candidate:
     rotation: FloatArray  # (3, 3) into the group's frame
     centre: FloatArray  # (3,) xyz, voxels of the full box
     contrast: float  # correlation with copies turned by the group, beyond that of other turns
+
+    @property
+    def control(self) -> Candidate:
+        """The same group about axes that lie elsewhere."""
+        tilt = rotation_about((1.0, 0.6, 0.2), CONTROL_TILT_DEG)
+        return replace(self, rotation=tilt @ self.rotation)
 
     @property
     def frame(self) -> RigidTransforms:
@@ -106,10 +113,10 @@ class CoveredMap:
 
     def correlation(self, rotation: FloatArray, shift_xyz: FloatArray) -> float:
         """Correlation with the copy in which r lies at R r + t, over what both have."""
-        pose = RigidTransforms.from_rotation(rotation[None], np.asarray(shift_xyz)[None])
-        unmoved = RigidTransforms.from_rotation(rotation[None], np.zeros((1, 3)))
-        copy = moved_mean(self.turnable, self.samples, pose)
-        known = np.clip(moved_mean(self.turnable_measured, self.samples, unmoved).real, 0.0, 1.0)
+        one = rotation[None]
+        copy = moved_by(self.turnable, self.samples, one, np.asarray(shift_xyz)[None])
+        unmoved = moved_by(self.turnable_measured, self.samples, one, np.zeros((1, 3)))
+        known = np.clip(unmoved.real, 0.0, 1.0)
         weight = self.samples.multiplicity
         cross = float(np.sum(weight * (self.values * copy.conj()).real))
         own = float(np.sum(weight * np.abs(self.values * known) ** 2))
@@ -190,13 +197,15 @@ class AverageToSearch:
     def _refined(self, group: str, rotation: FloatArray, centre: FloatArray) -> Candidate:
         turns = some_of(symmetry_rotations(group)[1:])
         fold = generators(group)[0][0]
-        if group.startswith("C"):  # the others are their inverses
+        of_cycle = group.startswith("C")
+        if of_cycle:  # the others are their inverses
             turns = symmetry_rotations(group)[1 : 1 + fold // 2]
         start = Found(0.0, rotation, centre / self.fine_voxels)
-        found = refined_frame(self.fine, start, turns)
+        found = refined_frame(self.fine, start, turns[:2] if of_cycle else turns)
+        likeness = self.fine.likeness(found.rotation.T @ turns @ found.rotation, found.shift_xyz)
         axis = found.rotation.T @ np.asarray(generators(group)[0][1], dtype=float)
         between = np.stack([rotation_about(axis, 360.0 * (j + 0.5) / fold) for j in range(fold)])
-        contrast = found.score - self.fine.likeness(between, found.shift_xyz)
+        contrast = likeness - self.fine.likeness(between, found.shift_xyz)
         return Candidate(group, found.rotation, found.shift_xyz * self.fine_voxels, contrast)
 
     def multiple(self, cyclic: Candidate, fold: int) -> Candidate:
@@ -249,15 +258,10 @@ class _Trial:
         """What particles gain from this group over another, or none, at their best pose."""
         return Gain.of(self.at_best, other.at_best)
 
-    def is_preferred_to(self, other: _Trial) -> bool:
-        """Whether particles support this group.
-
-        With its copies counted they must be explained better, and at their best pose as well: an
-        average that lost what is not symmetric explains them worse there.
-        """
+    def is_as_good_as(self, other: _Trial) -> bool:
+        """Whether particles lose nothing: averages that lost what is not symmetric explain less."""
         if np.median(other.share) > SHARED:
-            is_as_good = self.gain_over(other).z > EQUAL_Z
-            return is_as_good and Gain.of(self.evidence, other.evidence).is_supported
+            return self.gain_over(other).z > EQUAL_Z
         # The other average has copies that no particle can tell apart. The best of several equals
         # is too good; their mean is not. Only so many peaks are kept of each particle.
         missing = np.log(self.order / min(self.order, MAX_PEAKS * other.order))
@@ -335,10 +339,11 @@ def _best_supported(
         if len(symmetry_rotations(candidate.group)) <= base.order:
             return
         trial = search.tried(candidate)
-        gain, is_supported = trial.gain_over(base), trial.is_preferred_to(base)
+        gain, is_supported = trial.gain_over(base), trial.is_as_good_as(base)
         logger.info("    %s: contrast %.2f, log evidence per particle %+.1f (z %.1f)%s",
-                    candidate.group, candidate.contrast, gain.total / len(trial.evidence), gain.z,
-                    ", supported" if is_supported else "")
+                    candidate.group, candidate.contrast, gain.total / len(trial.evidence),
+                    max(gain.z, -99.0),
+                    ", as good" if is_supported else "")
         looked_at.append(_Judged(candidate, trial, gain, is_supported))
 
     for candidate in [c for c in average.cyclic() if c.contrast > LEAST_CONTRAST][:N_TRIED]:
@@ -357,6 +362,12 @@ def _best_supported(
     if not supported:
         return None, 0.0
     chosen = _chosen(supported)
+    if not chosen.gain.is_supported:
+        # Nothing is lost with it. Would these particles show it if something were?
+        lost = search.tried(chosen.candidate.control).gain_over(chosen.trial)
+        logger.info("    %s about other axes: z %.1f", chosen.candidate.group, lost.z)
+        if lost.z > -MIN_Z:
+            return None, 0.0
     return chosen.candidate, chosen.gain.total / len(chosen.trial.evidence)
 
 

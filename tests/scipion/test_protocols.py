@@ -154,6 +154,10 @@ def test_symmetry_and_mask_reach_the_averages(project, checks):
         "ProtFamlClassify", {"inputSubtomograms": (truth, "subtomograms")}, numberOfClasses=1,
         numberOfIterations=1, symmetry="D7", mode=1)
     assert "enhanced mode finds the axes" in " ".join(blind.validate())
+    blind.symmetry.set("auto")
+    assert "Symmetry auto needs enhanced mode" in " ".join(blind.validate())
+    blind.mode.set(0)
+    assert not blind.validate()
     blind.symmetry.set("Z9")
     assert "symmetry 'Z9' is not known" in " ".join(blind.validate())
 
