@@ -72,12 +72,14 @@ EXPERIMENTS = {
     e.name: e for e in (
         Experiment(
             "low-snr", "Fig. 3: low SNR", (GROEL,), "CC 0.77 (FA 0.19)", "CC >= 0.85",
-            {"groel": 7}, methods=("fa", "paper", "enhanced-flip", "enhanced", "enhanced-c7"),
+            {"groel": 7},
+            methods=("fa", "paper", "enhanced-flip", "enhanced", "enhanced-symmetry"),
         ),
         Experiment(
             "small-range", "Fig. 4: small tilt range, preferred orientation",
             (Setting(("groel",), (50,), 0.01, tilts=(-40.0, 40.0), preferred_axis="y"),),
             "CC 0.78 (FA 0.49)", "CC >= 0.85", {"groel": 7},
+            methods=("fa", "paper", "enhanced", "enhanced-symmetry"),
         ),
         Experiment(
             "two-classes", "Fig. 7: two classes", (PAIR, replace(PAIR, snr=0.003)),

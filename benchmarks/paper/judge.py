@@ -16,6 +16,8 @@ from scipion_faml.evaluation.similarity import Similarity, similarity
 from scipion_faml.evaluation.superposition import (
     correlation,
     evaluation_mask,
+    group_correlation,
+    group_frame,
     move_map,
     self_correlation,
 )
@@ -24,6 +26,7 @@ from scipion_faml.io import ParticleTable, read_cube, read_particles
 from scipion_faml.symmetry import rotation_about, symmetry_rotations
 from scipion_faml.types import FloatArray
 
+ALIGNED = 0.9  # correlation of a map in a group's frame with its copies
 N_TURNS = 61  # prime, and of no symmetry here
 
 
@@ -37,6 +40,19 @@ def true_maps(folder: Path, truth: ParticleTable) -> FloatArray:
     ])
 
 
+def rotations_of(true_map: FloatArray, group: str) -> FloatArray:
+    """Return the turns (G, 3, 3) that leave a structure of a point group as it is.
+
+    Not every model lies with its axes along those of the group: its frame is looked for.
+    """
+    rotations = symmetry_rotations(group)
+    if len(rotations) == 1 or group_correlation(true_map, group) > ALIGNED:
+        return rotations
+    frame = group_frame(true_map, group)[0].rotation[0]
+    turned: FloatArray = frame.T @ rotations @ frame
+    return turned
+
+
 def judge(
     answer: Answer, data: Path, setting: Setting, experiment: Experiment
 ) -> tuple[dict[str, Any], FloatArray]:
@@ -45,8 +61,8 @@ def judge(
     maps = true_maps(data, truth)
     agreement = compare_classes(truth.class_index, answer.class_index)
     partner = [int(agreement.assigned_labels[p]) if p >= 0 else None for p in agreement.partner]
-    symmetry = {k: symmetry_rotations(GROUPS[m]) for k, m in enumerate(setting.models)
-                if m in GROUPS}
+    symmetry = {k: rotations_of(true_map, GROUPS.get(model, "C1"))
+                for k, (model, true_map) in enumerate(zip(setting.models, maps, strict=True))}
     errors = pose_errors(
         answer.poses, truth.poses, symmetry, truth.class_index, answer.class_index)
     columns: dict[str, list[float]] = {}

@@ -3,7 +3,7 @@
 All methods see the same noise. What is done about the CTF is the best that a method can use: signs
 for the paper's methods, which know measured and missing samples only; signs, amplitudes and weights
 for enhanced mode and RELION, which know the precision of every sample (`enhanced-flip`: enhanced
-mode with signs only).
+mode with signs only). `enhanced-symmetry` also finds the point group of every class.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {  # of classify
     "paper": TURNED,
     "enhanced": ("--mode", "enhanced"),
     "enhanced-flip": ("--mode", "enhanced"),
-    "enhanced-c7": ("--mode", "enhanced", "--symmetry", "C7"),
+    "enhanced-symmetry": ("--mode", "enhanced", "--symmetry", "auto"),
 }
 METHODS = (*OPTIONS, "relion")
 
