@@ -92,6 +92,7 @@ def test_groups_that_hold_a_fold_are_known():
     assert larger_groups(3) == ["D3", "T", "O"]
 
 
+@pytest.mark.slow
 def test_a_blind_run_finds_its_group_and_imposes_it():
     truth = symmetric_map("C4")
     source, _, _ = particles([truth], 16, snr=0.7, max_shift=1.5)

@@ -121,7 +121,7 @@ def in_frames(
         if averages[k].any():
             score = group_correlation(move_map(averages[k], frame), symmetry[k])
         scores.append(score)
-        if is_logged:
+        if is_logged and symmetry[k] != "C1":
             logger.info("  class %d: symmetry %s imposed, correlation with its turned copies %.2f",
                         k + 1, symmetry[k], score)
         if symmetry[k] != "C1":
