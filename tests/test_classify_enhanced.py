@@ -85,7 +85,8 @@ def test_enhanced_mode_writes_what_the_contract_names(finished):
     assert set(history["phase"]) <= {"dense", "focused", "local"}
     assert history["shells"].is_monotonic_increasing
     curves = pd.read_csv(finished / "fsc.csv")
-    assert list(curves) == ["frequency_per_angst", "class_001", "class_002"]
+    names = ["class_001", "class_002"]
+    assert list(curves) == ["frequency_per_angst", *names, *(f"{n}_uncorrected" for n in names)]
     assert len(curves) == history["shells"].iloc[-1] + 1
     html = (finished / "report.html").read_text()
     assert "Fourier shell correlation of both halves" in html and "optimistic" in html

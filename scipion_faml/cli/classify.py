@@ -294,6 +294,13 @@ class _Engine:
             np.stack(maps) if maps else None, mask)
 
 
+    def validated(self, state: EnhancedState) -> FloatArray:
+        """The halves' FSC without what aligned noise brings, (K, n_shells)."""
+        logger.info("comparing noise with the references: what it brings to the halves' FSC")
+        return enhanced.validated_fsc(
+            self.source, self.config, state, executor_of(self.workers), self.mask)
+
+
 def _classify(
     table: ParticleTable, engine: _Engine, run: Run, references: tuple[Path, ...]
 ) -> dict[str, Any]:
@@ -314,14 +321,15 @@ def _classify(
         state, previous = result.state, result.assignments
     if state is None or previous is None:
         raise ValueError("no iteration was asked for")
-    return _write_classes(table, source, config, state, previous, history, run)
+    validated = engine.validated(state) if isinstance(state, EnhancedState) else None
+    return _write_classes(table, source, config, state, previous, history, run, validated)
 
 
 # ------------------------------------------------------------------------------------- outputs
-def _fsc_curves(state: EnhancedState, source: FileSource) -> tuple[FloatArray, FloatArray]:
+def _fsc_curves(fsc: FloatArray, source: FileSource) -> tuple[FloatArray, FloatArray]:
     """Frequencies (1/angstrom) and the FSC of every class's halves, shell 0 included as 1."""
-    frequency = np.arange(state.fsc.shape[1] + 1) / (source.n * source.voxel_size_angst)
-    return frequency, np.concatenate([np.ones((state.n_classes, 1)), state.fsc], axis=1)
+    frequency = np.arange(fsc.shape[1] + 1) / (source.n * source.voxel_size_angst)
+    return frequency, np.concatenate([np.ones((len(fsc), 1)), fsc], axis=1)
 
 
 def _resolutions(
@@ -336,7 +344,7 @@ def _resolutions(
         state = result.state
         if state.n_effective >= enhanced.FOCUSED_BELOW or state.evidence <= 0.0:
             return [float("nan")] * state.n_classes
-        _, curves = _fsc_curves(result.state, source)
+        _, curves = _fsc_curves(state.fsc, source)
         return [resolution_angst(c, source.n, source.voxel_size_angst, FSC_THRESHOLD)
                 for c in curves]
     return [half_resolution(a, b, source.voxel_size_angst, config)
@@ -374,15 +382,21 @@ def _write_history(output: Path, history: list[dict[str, Any]]) -> None:
 def _write_classes(
     table: ParticleTable, source: FileSource, config: FamlConfig, state: ModelState,
     assignments: Assignments, history: list[dict[str, Any]], run: Run,
+    validated: FloatArray | None,
 ) -> dict[str, Any]:
-    """Write averages, particles, history and report; return the summary."""
+    """Write averages, particles, history and report; return the summary.
+
+    `validated` is the FSC of enhanced mode's halves that the resolution is read from.
+    """
     _remove_classes(run.output)
     for k, average in enumerate(state.averages, 1):
         write_volume(run.output / f"class_{k:03d}.mrc", average, source.voxel_size_angst)
     assigned = assigned_table(table, assignments)
     curves = {}
-    if isinstance(state, EnhancedState):
-        curves = _write_halves(state, source, run.output)
+    resolution = history[-1]["resolution_angst"]
+    if isinstance(state, EnhancedState) and validated is not None:
+        curves = _write_halves(state, validated, source, run.output)
+        resolution = _resolution(validated, source)
         subset = fold_of(len(source), config.n_groups, config.seed) % 2 + 1
         assigned = assigned.with_columns(rlnRandomSubset=subset)
     write_particles(run.output / "particles.star", assigned)
@@ -398,7 +412,7 @@ def _write_classes(
         "sigma": state.sigma,
         "zeta": state.zeta,
         "log_likelihood": history[-1]["log_likelihood"],
-        "resolution_angst": history[-1]["resolution_angst"],
+        "resolution_angst": resolution,
     }
     if isinstance(state, EnhancedState):
         result |= {"converged": state.is_converged, "n_effective": state.n_effective,
@@ -422,17 +436,28 @@ def _remove_classes(output: Path) -> None:
         path.unlink()
 
 
+def _resolution(validated: FloatArray, source: FileSource) -> float:
+    """Best resolution (angstrom) of a class at an FSC of 0.143; NaN where no shell agrees."""
+    known = [curve for curve in _fsc_curves(validated, source)[1] if curve[1] >= FSC_THRESHOLD]
+    if not known:
+        return float("nan")
+    return min(resolution_angst(curve, source.n, source.voxel_size_angst, FSC_THRESHOLD)
+               for curve in known)
+
+
 def _write_halves(
-    state: EnhancedState, source: FileSource, output: Path
+    state: EnhancedState, validated: FloatArray, source: FileSource, output: Path
 ) -> dict[str, tuple[FloatArray, FloatArray]]:
-    """Write half averages and fsc.csv; return the curves."""
+    """Write half averages and fsc.csv, validated and as it was; return the validated curves."""
     for h, half in enumerate(state.half_averages, 1):
         for k, volume in enumerate(half, 1):
             path = output / f"class_{k:03d}_half{h}.mrc"
             write_volume(path, volume, source.voxel_size_angst)
-    frequency, values = _fsc_curves(state, source)
+    frequency, values = _fsc_curves(validated, source)
+    raw = _fsc_curves(state.fsc, source)[1]
     curves = {f"class_{k:03d}": curve for k, curve in enumerate(values, 1)}
-    write_fsc(output / "fsc.csv", frequency, curves)
+    before = {f"class_{k:03d}_uncorrected": curve for k, curve in enumerate(raw, 1)}
+    write_fsc(output / "fsc.csv", frequency, curves | before)
     return {name: (frequency, curve) for name, curve in curves.items()}
 
 
