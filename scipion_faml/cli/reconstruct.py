@@ -48,7 +48,7 @@ from scipion_faml.whitening import FULL_WEIGHT_PERCENTILE, Whitening, weight_of_
 
 MIRROR = np.diag([1.0, 1.0, -1.0])
 N_FOR_NOISE = 100  # particles that the noise is measured on
-FLOOR = 1e-4  # of the largest denominator: below it a sample counts as not measured
+FLOOR = 1e-3  # of the largest denominator: below it a sample counts as not measured
 
 PROJECTIONS = ("rlnTomoProjX", "rlnTomoProjY", "rlnTomoProjZ")
 SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
