@@ -78,7 +78,8 @@ class FamlClassifyViewer(FamlRunViewer):
                            "resolution of the halves in every iteration.")
         form.addParam("showFsc", params.LabelParam, label="FSC of the halves",
                       help="Of every class, in enhanced mode. Particles of both halves were "
-                           "aligned to references made of both: the curves are optimistic.")
+                           "aligned to references made of both: what noise brings that way is "
+                           "taken out, and the curves before (uncorrected) are too good.")
         form.addParam("showOrientations", params.LabelParam, label="Orientations",
                       help="Where the particles' z axes point: a gap is a preferred orientation.")
 

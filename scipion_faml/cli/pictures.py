@@ -28,9 +28,10 @@ def _fsc_caption(n_folds: int) -> str:
         "Each particle was aligned to references that hold the particle itself: the curve, and the "
         "resolution at 0.143, are far too optimistic." if n_folds == 1 else
         "No particle met itself, but those of both halves were aligned to references made of both: "
-        "the curve, and the resolution at 0.143, are optimistic."
+        "a little optimistic where it exceeds 0.8."
     )
-    return f"Fourier shell correlation of both halves (rlnRandomSubset 1 and 2). {shared}"
+    return (f"Fourier shell correlation of both halves (rlnRandomSubset 1 and 2), without what "
+            f"noise aligned to the references brings. {shared}")
 
 
 def classification_report(
