@@ -63,7 +63,7 @@ def half_correlation(
     maps = [wiener_average(s, c, none, samples) for s, c in zip(signal, coverage, strict=True)]
     both: FloatArray = (maps[0] * maps[1].conj()).real
     cross = sums_over_shells(both, samples)
-    power = [sums_over_shells(np.abs(m) ** 2, samples) for m in maps]
+    power = [sums_over_shells((m * m.conj()).real, samples) for m in maps]
     return cross / np.sqrt(np.maximum(power[0] * power[1], np.finfo(float).tiny))
 
 
