@@ -85,7 +85,7 @@ def run_ours(
         command, folder, log, lambda: len(list(output.glob("iter_[0-9]*"))), limit_s)
     if child.status == 2 and "--mode" in log.read_text():
         return None
-    _check(child, log)
+    check(child, log)
 
     def load(iteration: int) -> Answer:
         inside = output / f"iter_{iteration:03d}"
@@ -147,7 +147,7 @@ def run_relion(
         _write_turned_average(folder / "turned.mrc", source, seed)
     log = folder / "log"
     child = run_timed(command, folder, log, lambda: _relion_done(folder), limit_s)
-    _check(child, log)
+    check(child, log)
 
     def load(iteration: int) -> Answer:
         name = f"run/run_it{iteration:03d}"
@@ -211,7 +211,7 @@ def _load_maps(paths: list[Path]) -> FloatArray:
     return np.stack([read_cube(path)[0] for path in paths])
 
 
-def _check(child: Finished, log: Path) -> None:
+def check(child: Finished, log: Path) -> None:
     """Raise an OSError with the end of the log where a child failed of itself."""
     if child.status and not child.is_stopped:
         tail = log.read_text(errors="replace").replace("\r", "\n").strip().splitlines()[-6:]

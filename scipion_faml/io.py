@@ -305,6 +305,29 @@ class SubtomogramSource(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class SourceView:
+    """A source whose particles are changed when read: subclasses say how in `__getitem__`."""
+
+    source: SubtomogramSource
+
+    @property
+    def n(self) -> int:
+        """Box size (voxels)."""
+        return self.source.n
+
+    @property
+    def voxel_size_angst(self) -> float:
+        """Voxel size."""
+        return self.source.voxel_size_angst
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Particle:
+        return self.source[index]
+
+
+@dataclass(frozen=True, eq=False)
 class ArraySource:
     """Particles held in memory; `wedges` is one for all, or one each (MissingWedge or weights)."""
 

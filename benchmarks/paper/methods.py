@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from children import Finished, run_timed
-from contenders import run_relion
+from contenders import check, run_relion
 
 from scipion_faml.enhanced.whitened import whitened
 from scipion_faml.geometry import RigidTransforms
@@ -65,9 +65,7 @@ def answer_of(
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log"
     child = run_timed(command, folder, log, lambda: len(list(output.glob("iter_[0-9]*"))))
-    if child.status:
-        tail = log.read_text(errors="replace").replace("\r", "\n").strip().splitlines()[-3:]
-        raise OSError(f"{' '.join(command)}: exit status {child.status}: {' / '.join(tail)}")
+    check(child, log)
     found = read_particles(output / "particles.star")
     maps = sorted(output.glob("class_[0-9][0-9][0-9].mrc"))
     averages = np.stack([read_cube(path)[0] for path in maps])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import click
 import numpy as np
 import pandas as pd
 
+from scipion_faml.cli.common import F
 from scipion_faml.evaluation.fsc import fourier_shell_correlation, resolution_angst
 from scipion_faml.faml import Assignments
 from scipion_faml.fourier import resample
@@ -63,17 +64,20 @@ def _symmetry_or_auto(context: click.Context, option: click.Parameter, value: st
     return AUTO if value.strip().lower() == AUTO else _symmetry(context, option, value)
 
 
-symmetry_option = click.option(
-    "--symmetry", default="C1", show_default=True, callback=_symmetry, metavar="GROUP",
-    help="Point group of all classes: C1, C7, D2, T, O, I ... Axes lie as in RELION: main axis "
-         "along z, two-folds of Dn along x.")
+def _symmetry_option(
+    callback: Callable[[click.Context, click.Parameter, str], str], metavar: str, more: str = ""
+) -> Callable[[F], F]:
+    """The option --symmetry, and what a verb says more about it."""
+    return click.option(
+        "--symmetry", default="C1", show_default=True, callback=callback, metavar=metavar,
+        help="Point group of all classes: C1, C7, D2, T, O, I ... Axes lie as in RELION: main axis "
+             f"along z, two-folds of Dn along x.{more}")
 
-symmetry_or_auto_option = click.option(
-    "--symmetry", default="C1", show_default=True, callback=_symmetry_or_auto,
-    metavar="GROUP|auto",
-    help="Point group of all classes: C1, C7, D2, T, O, I ... Axes lie as in RELION: main axis "
-         "along z, two-folds of Dn along x. auto: that of each class which explains particles "
-         "that were left out of the averages, in enhanced mode.")
+
+symmetry_option = _symmetry_option(_symmetry, "GROUP")
+symmetry_or_auto_option = _symmetry_option(
+    _symmetry_or_auto, "GROUP|auto", " auto: that of each class which explains particles that "
+    "were left out of the averages, in enhanced mode.")
 
 
 def load_mask(source: FileSource, path: Path | None) -> FloatArray | None:

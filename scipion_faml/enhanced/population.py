@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -82,13 +82,14 @@ def population(bench: Workbench, step: Step) -> EnhancedState:
         logger.info("pure noise explains the particles as well: one class")
         return replace(pilot, evidence=-np.inf)
     fewest = 1 if config.find_classes else config.n_classes
+    joint_evidence = JointEvidence(view, step)
     for turn in range(MAX_ROUNDS):
-        state = without_needless(view, state, step, most)
-        state = merged_where_alike(view, state, step)
+        state = without_needless(view, state, step, most, joint_evidence)
+        state = merged_where_alike(view, state, step, joint_evidence)
         before = state.n_classes
         if before == most:
             break
-        state = split_where_mixed(view, state, step, most, fewest, turn)
+        state = split_where_mixed(view, state, step, most, fewest, turn, joint_evidence)
         if state.n_classes == before:
             break
         state = settled(view, state, step, MOVE_ITERATIONS)
@@ -183,14 +184,31 @@ def evidence_alone(bench: Workbench, state: EnhancedState, step: Step) -> FloatA
         for k in range(state.n_classes)], axis=1)
 
 
-def _log_alpha(state: EnhancedState) -> FloatArray:
-    log_alpha: FloatArray = np.log(np.maximum(state.alpha, SMALLEST_PRIOR))
-    return log_alpha
+@dataclass(eq=False)
+class JointEvidence:
+    """Log of alpha_k times the evidence (N, K) of every particle in every class alone.
+
+    The steps of a round ask for that of the same state: it is kept until another is asked for.
+    """
+
+    bench: Workbench
+    step: Step
+    _state: EnhancedState | None = None
+    _values: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
+
+    def of(self, state: EnhancedState) -> FloatArray:
+        """Return it for a state."""
+        if state is not self._state:
+            log_alpha = np.log(np.maximum(state.alpha, SMALLEST_PRIOR))
+            self._values = evidence_alone(self.bench, state, self.step) + log_alpha
+            self._state = state
+        return self._values
 
 
 # --------------------------------------------------------------------------------------- merging
 def without_needless(
-    bench: Workbench, state: EnhancedState, step: Step, most: int
+    bench: Workbench, state: EnhancedState, step: Step, most: int,
+    joint_evidence: JointEvidence | None = None,
 ) -> EnhancedState:
     """Leave out classes whose particles others explain as well, and the least needed above `most`.
 
@@ -198,7 +216,7 @@ def without_needless(
     """
     if state.n_classes == 1:
         return state
-    joint = evidence_alone(bench, state, step) + _log_alpha(state)
+    joint = (joint_evidence or JointEvidence(bench, step)).of(state)
     kept = np.arange(state.n_classes)
     while len(kept) > 1:
         whole = logsumexp(joint[:, kept], axis=1).sum()
@@ -213,10 +231,12 @@ def without_needless(
     return settled(bench, selected(state, kept), step, MOVE_ITERATIONS)
 
 
-def merged_where_alike(bench: Workbench, state: EnhancedState, step: Step) -> EnhancedState:
+def merged_where_alike(
+    bench: Workbench, state: EnhancedState, step: Step, joint_evidence: JointEvidence
+) -> EnhancedState:
     """Merge classes, a pair at a time, until two averages explain every pair better than one."""
     while state.n_classes > 1:
-        for pair in _nearest_pairs(bench, state, step):
+        for pair in _nearest_pairs(bench, joint_evidence.of(state)):
             if pair.is_apart:
                 continue
             view = bench.part(pair.members, bench.config)
@@ -255,14 +275,17 @@ class _Pair:
     is_apart: bool  # by so much that there is no need to try
 
 
-def _nearest_pairs(bench: Workbench, state: EnhancedState, step: Step) -> list[_Pair]:
-    """Pairs of classes and their particles: first those that lose least without one of them."""
-    joint = evidence_alone(bench, state, step) + _log_alpha(state)
+def _nearest_pairs(bench: Workbench, joint: FloatArray) -> list[_Pair]:
+    """Pairs of classes and their particles: first those that lose least without one of them.
+
+    joint : (N, K) of `JointEvidence`
+    """
+    n_classes = joint.shape[1]
     best = joint.argmax(axis=1)
     whole = logsumexp(joint, axis=1)
     losses: dict[tuple[int, int], float] = {}
-    for k in range(state.n_classes):
-        others = np.delete(np.arange(state.n_classes), k)
+    for k in range(n_classes):
+        others = np.delete(np.arange(n_classes), k)
         left = logsumexp(joint[:, others], axis=1)
         mine = best == k
         heirs = others[joint[np.ix_(mine, others)].argmax(axis=1)]
@@ -287,11 +310,11 @@ def _replaced(state: EnhancedState, pair: tuple[int, int], one: EnhancedState) -
 
 # ------------------------------------------------------------------------------------- splitting
 def split_where_mixed(
-    bench: Workbench, state: EnhancedState, step: Step, most: int, fewest: int, turn: int
+    bench: Workbench, state: EnhancedState, step: Step, most: int, fewest: int, turn: int,
+    joint_evidence: JointEvidence,
 ) -> EnhancedState:
     """Split every class that two explain better, up to `most`; and on, down to `fewest`."""
-    joint = evidence_alone(bench, state, step) + _log_alpha(state)
-    best = joint.argmax(axis=1)
+    best = joint_evidence.of(state).argmax(axis=1)
     tried: list[tuple[Gain, int, EnhancedState]] = []
     for k in range(state.n_classes):
         members = bench.members[best == k]

@@ -9,7 +9,7 @@ particles better than as many iterations without it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -17,18 +17,19 @@ import numpy as np
 
 from scipion_faml.enhanced.estep import MAX_PEAKS
 from scipion_faml.enhanced.mstep import in_frames
-from scipion_faml.enhanced.population import MIN_Z, Gain
+from scipion_faml.enhanced.population import MIN_Z, Gain, Step, selected
 from scipion_faml.enhanced.state import EnhancedState, PeakTable
 from scipion_faml.enhanced.workbench import Workbench, resampled
 from scipion_faml.evaluation.superposition import (
     Found,
     centre_of_mass,
+    distinct_axes,
     hemisphere,
     refined_frame,
     some_of,
     turn_to_z,
 )
-from scipion_faml.faml import Assignments, IterationResult
+from scipion_faml.faml import Assignments
 from scipion_faml.fourier import SampleSet, turnable_spectrum, volume_from_spectrum
 from scipion_faml.geometry import RigidTransforms
 from scipion_faml.impose import moved_by
@@ -38,8 +39,6 @@ from scipion_faml.symmetry import generators, rotation_about, symmetry_rotations
 from scipion_faml.types import ComplexArray, FloatArray, IntArray
 
 logger = logging.getLogger(__name__)
-
-Step = Callable[[Workbench, EnhancedState], IterationResult]
 
 FOLDS = tuple(range(2, 10))  # looked for about all axes
 HIGHER_FOLDS = tuple(range(10, 18))  # about the axes found
@@ -185,12 +184,7 @@ class AverageToSearch:
         return self.fine.likeness(turns, centre) - self.fine.likeness(halves, centre)
 
     def _best_of_fold(self, fold: int, axes: FloatArray, score: FloatArray) -> Candidate:
-        kept: list[int] = []
-        for m in np.argsort(-score, kind="stable"):
-            if all(abs(axes[m] @ axes[k]) < np.cos(np.deg2rad(20.0)) for k in kept):
-                kept.append(int(m))
-            if len(kept) == N_AXES:
-                break
+        kept = distinct_axes(axes, score, 20.0, N_AXES)
         return max((self._refined(f"C{fold}", turn_to_z(axes[m]), self.centre) for m in kept),
                    key=lambda c: c.contrast)
 
@@ -314,10 +308,7 @@ def _class_alone(state: EnhancedState, k: int) -> EnhancedState:
         mine = peaks.class_index == k
         peaks = PeakTable(peaks.particle[mine], np.zeros(int(mine.sum()), dtype=np.intp),
                           peaks.poses[np.flatnonzero(mine)])
-    return replace(
-        state, averages=state.averages[[k]], alpha=np.ones(1), references=state.references[:, [k]],
-        fsc=state.fsc[[k]], half_averages=state.half_averages[:, [k]], peaks=peaks,
-        symmetry=(state.symmetry[k],), symmetry_gain=state.symmetry_gain[[k]])
+    return replace(selected(state, np.array([k])), alpha=np.ones(1), peaks=peaks)
 
 
 def _rows(assignments: Assignments, rows: IntArray) -> Assignments:

@@ -22,40 +22,24 @@ from scipion_faml.enhanced.estep import sum_chunks
 from scipion_faml.enhanced.mstep import next_state
 from scipion_faml.enhanced.run import prepared_task
 from scipion_faml.enhanced.state import FOCUSED_BELOW, EnhancedState
-from scipion_faml.enhanced.whitened import WhitenedSource
 from scipion_faml.enhanced.workbench import Workbench
 from scipion_faml.execution import Executor, SerialExecutor
 from scipion_faml.fourier import frequency_radius, spectrum, volume_from_spectrum
-from scipion_faml.io import Particle, SubtomogramSource
+from scipion_faml.io import Particle, SourceView, SubtomogramSource
 from scipion_faml.model import FamlConfig
 from scipion_faml.types import FloatArray
 from scipion_faml.wedge import is_measured
-from scipion_faml.whitening import Whitening
 
 RANDOM_FROM = 0.8  # FSC
 
 
 @dataclass(frozen=True, eq=False)
-class NoiseSource:
+class NoiseSource(SourceView):
     """Particles of a source whose shells beyond `first_shells` hold fresh noise."""
 
-    source: SubtomogramSource
     first_shells: int  # kept: |k| up to this
     noise: FloatArray  # (n_shells,) variance of a sample of weight 1, from |k| = 1
     seed: int
-
-    @property
-    def n(self) -> int:
-        """Box size (voxels)."""
-        return self.source.n
-
-    @property
-    def voxel_size_angst(self) -> float:
-        """Voxel size."""
-        return self.source.voxel_size_angst
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def __getitem__(self, index: int) -> Particle:
         particle = self.source[index]
@@ -86,9 +70,8 @@ def validated_fsc(
     if kept >= state.reference_radius:
         return state.fsc
     bench = Workbench(source, config, executor or SerialExecutor(), mask)
-    # The noise is that of whitened particles, which must not be whitened again.
-    noisy = NoiseSource(bench.source, kept, state.noise, config.seed)
-    bench.source = WhitenedSource(noisy, Whitening(np.ones(source.n // 2 + 1)))
+    # Behind the whitening: the noise is that of whitened particles.
+    bench.source = NoiseSource(bench.source, kept, state.noise, config.seed)
     last = replace(state, phase="dense", radius=state.reference_radius)
     task = prepared_task(bench, last)
     sums, _, _ = sum_chunks(task, bench.executor, lambda done, total: None)

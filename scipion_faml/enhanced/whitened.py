@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from scipion_faml.io import Particle, SubtomogramSource
+from scipion_faml.io import Particle, SourceView, SubtomogramSource
 from scipion_faml.types import FloatArray
 from scipion_faml.whitening import Whitening
 
@@ -15,25 +15,11 @@ MAX_SHARED = 32  # weights that are kept whitened
 
 
 @dataclass(frozen=True, eq=False)
-class WhitenedSource:
+class WhitenedSource(SourceView):
     """A source whose particles and weights are whitened when read. Build it with `whitened`."""
 
-    source: SubtomogramSource
     whitening: Whitening
     _shared: dict[int, tuple[FloatArray, FloatArray]] = field(default_factory=dict)
-
-    @property
-    def n(self) -> int:
-        """Box size (voxels)."""
-        return self.source.n
-
-    @property
-    def voxel_size_angst(self) -> float:
-        """Voxel size."""
-        return self.source.voxel_size_angst
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def __getitem__(self, index: int) -> Particle:
         particle = self.source[index]

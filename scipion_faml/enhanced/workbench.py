@@ -26,7 +26,6 @@ from scipion_faml.model import FamlConfig
 from scipion_faml.regularise import ShellResidual
 from scipion_faml.types import ComplexArray, FloatArray, IntArray
 from scipion_faml.volume import soft_sphere
-from scipion_faml.whitening import Whitening
 
 CACHE_BYTES = 2**30  # particles at working resolution, and as many bytes of coefficients
 SHELF_BYTES, SHELF_AHEAD = 2**29, 1.5  # spectra out to this times the radius, and a little
@@ -44,8 +43,10 @@ class Workbench:
     ) -> None:
         if source.n < 8:
             raise ValueError(f"the box of {source.n} voxels is too small: at least 8 are needed")
-        self.source, self.config, self.executor, self.mask = (
-            whitened(source), config, executor, mask)
+        white = whitened(source)
+        self.source: SubtomogramSource = white
+        self.whitening = white.whitening  # between particles as compared and as given
+        self.config, self.executor, self.mask = config, executor, mask
         self.folds = fold_of(len(source), config.n_groups, config.seed)
         self.members: IntArray = np.arange(len(source))  # particles looked at
         self.box = WorkingBox.of(source.n, 1)
@@ -62,11 +63,6 @@ class Workbench:
         other._measured, other._dense = dict(self._measured), dict(self._dense)
         other.residual = other._whole_residual()
         return other
-
-    @property
-    def whitening(self) -> Whitening:
-        """The filter between particles as they are compared and as they were given."""
-        return self.source.whitening
 
     def enlarged(self, values: ComplexArray, box: WorkingBox) -> FloatArray:
         """Return samples (J,) of whitened averages as a volume of the full box, as given."""

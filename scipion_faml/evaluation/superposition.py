@@ -375,6 +375,19 @@ def _moved_by(volume: FloatArray, shift_xyz: FloatArray) -> FloatArray:
     return move_map(volume, RigidTransforms(np.zeros((1, 3)), shift_xyz[None]))
 
 
+def distinct_axes(
+    axes: FloatArray, score: FloatArray, min_angle_deg: float, n_best: int
+) -> list[int]:
+    """Return indices of the n_best axes (A, 3) of highest score, no two within an angle."""
+    kept: list[int] = []
+    for m in np.argsort(-score, kind="stable"):
+        if all(abs(axes[m] @ axes[k]) < np.cos(np.deg2rad(min_angle_deg)) for k in kept):
+            kept.append(int(m))
+        if len(kept) == n_best:
+            break
+    return kept
+
+
 def _first_axes(level: _Level, fold: int) -> list[FloatArray]:
     """Directions (unit vectors) about which turns by 360 / fold carry a map onto itself best."""
     axes, still = hemisphere(6.0), np.zeros(3)
@@ -383,12 +396,7 @@ def _first_axes(level: _Level, fold: int) -> list[FloatArray]:
         np.mean([level.correlation(rotation_about(axis, angle), still) for angle in powers])
         for axis in axes
     ])
-    kept: list[int] = []
-    for m in np.argsort(-score):
-        if all(abs(axes[m] @ axes[k]) < np.cos(np.deg2rad(15.0)) for k in kept):
-            kept.append(int(m))
-        if len(kept) == N_FIRST_AXES:
-            break
+    kept = distinct_axes(axes, score, 15.0, N_FIRST_AXES)
     return [_refined_axis(level, axes[m], still, fold)[1] for m in kept]
 
 

@@ -122,7 +122,7 @@ def make_subtomogram(
         rotations @ pose.shift_xyz[0],
     )
     images = record(projections, (n, n), settings.snr, transfer, rng)
-    weights = _image_weights(n, voxel_size, settings)
+    weights = _image_weights(transfer.ctf, settings)
     numerator, denominator = invert_tilt_series(images, weights, rotations, NEAR)
     floor = SMALLEST_PRECISION * float(denominator.max())
     half = divide(numerator, denominator, floor) * _kept(settings, n)
@@ -136,7 +136,10 @@ def subtomogram_weights(
 
     It is the same for all: the sum of CTF^2 of the images that measured a sample, over the largest.
     """
-    weights = _image_weights(n, voxel_size_angst, settings)
+    if settings.microscope is None:
+        raise ValueError("subtomograms without optics have no weights but their wedge")
+    ctf = image_transfer((n, n), voxel_size_angst, settings.microscope).ctf
+    weights = _image_weights(ctf, settings)
     nothing = np.zeros(weights.shape, dtype=np.complex64)
     precision = invert_tilt_series(
         nothing, weights, tilt_rotations(settings.angles_deg), NEAR)[1] * _kept(settings, n)
@@ -145,13 +148,10 @@ def subtomogram_weights(
     return relative
 
 
-def _image_weights(n: int, voxel_size_angst: float, settings: SubtomogramSettings) -> FloatArray:
-    """Weights of the images' samples, (T, n, n // 2 + 1)."""
-    shape = (len(settings.angles_deg), n, n // 2 + 1)
-    if settings.ctf_correction != "weights" or settings.microscope is None:
-        return np.ones(shape)
-    ctf = image_transfer((n, n), voxel_size_angst, settings.microscope).ctf
-    return np.broadcast_to(ctf**2, shape)
+def _image_weights(ctf: FloatArray, settings: SubtomogramSettings) -> FloatArray:
+    """Weights of the images' samples, (T, n, n // 2 + 1), with their CTF (n, n // 2 + 1)."""
+    weight = ctf**2 if settings.ctf_correction == "weights" else np.ones_like(ctf)
+    return np.broadcast_to(weight, (len(settings.angles_deg), *ctf.shape))
 
 
 def _kept(settings: SubtomogramSettings, n: int) -> FloatArray:

@@ -25,6 +25,7 @@ from scipion_faml.wedge import MissingWedge
 
 CTF_CORRECTIONS = ("none", "phase-flip", "weights")  # of images, see `image_transfer`
 
+
 @dataclass(frozen=True)
 class Microscope:
     """What blurs and inverts the contrast of an image. The defaults are the paper's."""
