@@ -10,7 +10,9 @@ from scipy import ndimage
 
 from scipion_faml.evaluation.picks import compare_positions
 from scipion_faml.picking import Picks
-from scipion_faml.picking.dog import Binned, DogConfig, pick_dog, suppress_neighbours
+from scipion_faml.picking.dog import DogConfig, pick_dog
+from scipion_faml.picking.peaks import suppress_neighbours
+from scipion_faml.picking.tiles import Binned
 
 DIAMETER = 12.0
 

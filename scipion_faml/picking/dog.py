@@ -15,29 +15,26 @@ Spread and slopes are measured in the response itself, so noise need not be whit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from scipy import ndimage, optimize
 from scipy.spatial import cKDTree
 
 from scipion_faml.picking import Picks
+from scipion_faml.picking.peaks import between_voxels, robust_spread, suppress_neighbours
+from scipion_faml.picking.tiles import Binned, TileMap
 from scipion_faml.types import FloatArray, IntArray
 from scipion_faml.volume import iter_tiles
 
 TRUNCATE = 4.0  # Gaussians are cut at this many standard deviations
 MIN_SIGMA = 2.0  # voxels; a finer tomogram is binned first, which loses nothing at this scale
-MAD_TO_SD = 1.4826  # of a Gaussian distribution
-MAX_SAMPLES = 2_000_000
 SAMPLES_OF_TILE = 100_000
 LOWEST_SCORE = 2.0  # no threshold from the noise lies below
 MAX_ROUNDS = 8
 MIN_BACKGROUND = 0.02  # of the voxels: fewer do not tell the noise
-
-TileMap = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,7 @@ def pick_dog(
     inner, outer = config.sigmas(voxel_size_angst)
     binning = max(1, int(inner / MIN_SIGMA))
     binned = Binned(tomogram, binning)
-    level, spread = _robust_spread(binned.samples())
+    level, spread = robust_spread(binned.samples())
     if not spread > 0:
         raise ValueError("more than half of the tomogram is constant: crop it to what was imaged")
     work = partial(
@@ -152,47 +149,6 @@ def _check(tomogram: FloatArray, voxel_size_angst: float, config: DogConfig) -> 
             f"a diameter of {config.diameter_angst:g} A is {voxels:.0f} voxels, the tomogram has "
             f"{min(tomogram.shape)} along its shortest side: check both"
         )
-
-
-@dataclass(frozen=True, eq=False)
-class Binned:
-    """A tomogram seen in voxels of `binning`^3 of its own, each their mean; read when sliced."""
-
-    tomogram: FloatArray
-    binning: int
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Whole binned voxels (z, y, x); what is left over at the far faces is not seen."""
-        z, y, x = (size // self.binning for size in self.tomogram.shape)
-        return z, y, x
-
-    def __getitem__(self, region: tuple[slice, ...]) -> FloatArray:
-        """Return a region as float32."""
-        b = self.binning
-        fine = self.tomogram[tuple(slice(s.start * b, s.stop * b) for s in region)]
-        values = np.asarray(fine, dtype=np.float32)
-        if b > 1:
-            z, y, x = (size // b for size in values.shape)
-            values = values.reshape(z, b, y, b, x, b).mean(axis=(1, 3, 5))
-        if not np.isfinite(values).all():
-            raise ValueError("the tomogram holds voxels that are NaN or infinite: exclude it")
-        return values
-
-    def samples(self) -> FloatArray:
-        """Return voxels from all over, some millions at most."""
-        slices = max(1, MAX_SAMPLES // max(self.shape[1] * self.shape[2], 1))
-        chosen = np.unique(np.linspace(0, self.shape[0] - 1, slices).astype(np.intp))
-        step = max(1, int(np.sqrt(len(chosen) * self.shape[1] * self.shape[2] / MAX_SAMPLES)))
-        whole = (slice(0, self.shape[1]), slice(0, self.shape[2]))
-        parts = [self[(slice(int(z), int(z) + 1), *whole)][:, ::step, ::step] for z in chosen]
-        return np.concatenate([p.ravel() for p in parts])
-
-
-def _robust_spread(values: FloatArray) -> tuple[float, float]:
-    """Median, and s.d. of a Gaussian with the same median absolute deviation."""
-    level = float(np.median(values))
-    return level, MAD_TO_SD * float(np.median(np.abs(values - level)))
 
 
 # --------------------------------------------------------------------------------------- tiles
@@ -252,7 +208,7 @@ def _tile_maxima(
     peak = response[inner] == ndimage.maximum_filter(response, 3)[inner]
     peak &= response[inner] > 0
     start = np.array([s.start for s in inner])
-    position, height = _between_voxels(response, np.argwhere(peak) + start)
+    position, height = between_voxels(response, np.argwhere(peak) + start)
     origin = np.array([p.start for p in padded])
     return _TileMaxima(
         position + origin, height,
@@ -270,25 +226,6 @@ def _off_faces(
         low, high = max(c.start, margin), min(c.stop, size - margin)
         slices.append(slice(low - p.start, max(high, low) - p.start))
     return tuple(slices)
-
-
-def _between_voxels(response: FloatArray, index: IntArray) -> tuple[FloatArray, FloatArray]:
-    """Positions (M, 3) and heights (M,) of maxima, by a parabola along each axis."""
-    position = index.astype(np.float64)
-    here = response[tuple(index.T)].astype(np.float64)
-    height = here.copy()
-    for axis in range(3):
-        step = np.zeros(3, dtype=np.intp)
-        step[axis] = 1
-        last = response.shape[axis] - 1
-        inside = (index[:, axis] > 0) & (index[:, axis] < last)
-        below = response[tuple(np.maximum(index - step, 0).T)].astype(np.float64)
-        above = response[tuple(np.minimum(index + step, np.array(response.shape) - 1).T)]
-        curvature = np.minimum(below - 2.0 * here + above, -1e-30)
-        offset = np.where(inside, np.clip(0.5 * (below - above) / curvature, -0.5, 0.5), 0.0)
-        position[:, axis] += offset
-        height -= 0.25 * (below - above) * offset * inside
-    return position, height
 
 
 def _samples_of(
@@ -320,10 +257,10 @@ class _Noise:
         """Measured robustly, for `n_voxels` searched."""
         if not len(samples.response):
             raise ValueError("the tomogram is too small to measure its noise in")
-        level, sd = _robust_spread(samples.response)
+        level, sd = robust_spread(samples.response)
         if not sd > 0:
             raise ValueError("the tomogram is constant nearly everywhere: nothing can be picked")
-        ratio = [_robust_spread(slope)[1] / sd for slope in samples.slopes.T]
+        ratio = [robust_spread(slope)[1] / sd for slope in samples.slopes.T]
         scale = n_voxels * float(np.prod(ratio)) / (2.0 * np.pi) ** 2
         return _Noise(level, sd, scale)
 
@@ -396,22 +333,3 @@ def _selected(
         picks, float(threshold), noise.expected_maxima(threshold), noise.sd,
         int((is_high & ~inside).sum()), binned.binning,
     )
-
-
-def suppress_neighbours(position: FloatArray, min_distance: float) -> IntArray:
-    """Return indices of positions (M, 3), given best first, that no better one is too near to."""
-    if len(position) < 2 or min_distance <= 0:
-        return np.arange(len(position))
-    is_kept = np.ones(len(position), dtype=bool)
-    near = cKDTree(position).query_pairs(min_distance, output_type="ndarray")
-    for better, worse in _by_rank(near):
-        if is_kept[better]:
-            is_kept[worse] = False
-    return np.flatnonzero(is_kept)
-
-
-def _by_rank(pairs: IntArray) -> Iterator[tuple[int, int]]:
-    """Pairs (better, worse) in the order of the better one."""
-    ordered = np.sort(pairs, axis=1)
-    for better, worse in ordered[np.argsort(ordered[:, 0], kind="stable")]:
-        yield int(better), int(worse)

@@ -1,20 +1,16 @@
-"""Verbs that find particles and cut them out: pick-dog, extract."""
+"""The verb extract: boxes around positions."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
-import mrcfile
 import numpy as np
 import pandas as pd
 
-from scipion_faml import plots
 from scipion_faml.cli.common import (
     Run,
     common_options,
@@ -22,6 +18,15 @@ from scipion_faml.cli.common import (
     progress,
     run_once,
     workers_option,
+)
+from scipion_faml.cli.tomograms import (
+    FILE,
+    open_tomogram,
+    tilt_range,
+    tomo_name_option,
+    voxel_size_of,
+    voxel_size_option,
+    wedge_of,
 )
 from scipion_faml.cli.truth import TOMOGRAM_VOXEL_SIZE, coordinate_voxel_size_angst
 from scipion_faml.execution import executor_of
@@ -38,221 +43,19 @@ from scipion_faml.io import (
     ORIGINS,
     VOXEL_SIZE_TOLERANCE,
     ParticleTable,
-    optics_table,
-    read_header,
     read_particles,
-    read_volume,
-    replacing,
     write_particles,
     write_volume,
 )
-from scipion_faml.picking import Picks, dog
-from scipion_faml.picking.dog import DogConfig, DogResult
 from scipion_faml.types import FloatArray, IntArray
 from scipion_faml.wedge import MissingWedge
 
 logger = logging.getLogger(__name__)
 
-_File = click.Path(path_type=Path, dir_okay=False)
-_tilt_options = (
-    click.option("--tilt-min", type=float, default=None, help="Smallest tilt of the series, deg."),
-    click.option("--tilt-max", type=float, default=None, help="Largest tilt of the series, deg."),
-)
-_tomo_name_option = click.option(
-    "--tomo-name", default=None, help="rlnTomoName of this tomogram.  [default: its file's stem]"
-)
-_voxel_size_option = click.option(
-    "--tomogram-voxel-size", "--voxel-size", "voxel_size", default=None,
-    type=click.FloatRange(min=0, min_open=True),
-    help="Angstrom.  [default: what the tomogram's header says]",
-)
 
-
-def _tilt_range(function: Any) -> Any:
-    """Add --tilt-min and --tilt-max."""
-    for option in reversed(_tilt_options):
-        function = option(function)
-    return function
-
-
-def _wedge_of(tilt_min: float | None, tilt_max: float | None) -> MissingWedge | None:
-    """The tilt range given, if one is."""
-    if tilt_min is None and tilt_max is None:
-        return None
-    if tilt_min is None or tilt_max is None:
-        raise ValueError("give both --tilt-min and --tilt-max, in degrees")
-    return MissingWedge(tilt_min, tilt_max)
-
-
-@contextmanager
-def _tomogram(path: Path) -> Iterator[FloatArray]:
-    """A tomogram [z, y, x], mapped into memory where the file allows; every fault names it."""
-    read_header(path)
-    if path.suffix in {".gz", ".bz2"}:  # cannot be mapped
-        yield read_volume(path)[0]
-        return
-    try:
-        mrc = mrcfile.mmap(path, mode="r")
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} is not a readable MRC file ({error}): copy it again") from error
-    with mrc:
-        if mrc.data.ndim != 3:
-            raise ValueError(f"{path} has {mrc.data.ndim} dimensions, a tomogram has 3")
-        yield mrc.data
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Put the file's name before what is wrong with it."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _voxel_size(path: Path, given: float | None, fallback: float | None = None) -> float:
-    """The tomogram's voxel size (angstrom)."""
-    in_header = read_header(path)[1]
-    if given is None and in_header <= 0 and fallback is None:
-        raise ValueError(f"{path} has no voxel size in its header: give --tomogram-voxel-size")
-    if given is not None and in_header > 0 and abs(given / in_header - 1) > VOXEL_SIZE_TOLERANCE:
-        logger.warning("%s: header says %g A per voxel, %g is used", path, in_header, given)
-    return given or (in_header if in_header > 0 else float(fallback or 0.0))
-
-
-# -------------------------------------------------------------------------------------- pick
-@click.command("pick-dog")
-@click.argument("tomogram", metavar="TOMO", type=_File)
-@click.option("--diameter", required=True, type=click.FloatRange(min=0, min_open=True),
-              help="Of the particles, angstrom.")
-@click.option("--dark", is_flag=True, help="Particles are darker than their surroundings.")
-@click.option("--threshold", default=None, type=float,
-              help="Lowest score kept: standard deviations of the response where there is no "
-              "particle.  [default: from --false-positives]")
-@click.option("--false-positives", default=1.0, show_default=True,
-              type=click.FloatRange(min=0, min_open=True),
-              help="Picks in the whole tomogram that noise alone may cause; sets the threshold.")
-@click.option("--min-distance", default=None, type=click.FloatRange(min=0),
-              help="Between picks, angstrom.  [default: 0.8 diameters]")
-@click.option("--border", default=None, type=click.FloatRange(min=0),
-              help="Picks keep this distance from the tomogram's faces, angstrom.  [default: half "
-              "a diameter]")
-@click.option("--max-picks", default=None, type=click.IntRange(min=1), help="Keep the best only.")
-@click.option("--tile", default=192, show_default=True, type=click.IntRange(min=16),
-              help="Voxels of the tiles worked on at a time: bounds the memory.")
-@click.option("--figure", default=None, type=_File, help="Draw picks on a slab to this PNG file.")
-@_tilt_range
-@_tomo_name_option
-@_voxel_size_option
-@click.option("--output", default=Path("picks.star"), show_default=True, type=_File,
-              help="STAR file.")
-@workers_option
-@common_options
-def pick_dog(
-    tomogram: Path, diameter: float, dark: bool, threshold: float | None, false_positives: float,
-    min_distance: float | None, border: float | None, max_picks: int | None, tile: int,
-    figure: Path | None, tilt_min: float | None, tilt_max: float | None, tomo_name: str | None,
-    voxel_size: float | None, output: Path, workers: int | None, as_json: bool, overwrite: bool,
-) -> None:
-    """Find compact particles of one size as maxima of a difference of Gaussians.
-
-    Writes positions (voxels from the first one) with famlScore, the surest first. Where nothing is
-    found no file is written, and the result says so.
-    """
-    wedge = _wedge_of(tilt_min, tilt_max)
-    defaults = DogConfig(diameter)
-    config = dataclasses.replace(
-        defaults, is_dark=dark, threshold=threshold, false_positives=false_positives,
-        max_picks=max_picks, tile=tile,
-        min_distance=defaults.min_distance if min_distance is None else min_distance / diameter,
-        border=defaults.border if border is None else border / diameter,
-    )
-    name = tomo_name or tomogram.stem
-    settings = {**dataclasses.asdict(config), "voxel_size": voxel_size, "tomo_name": name,
-                "tilt_min": tilt_min, "tilt_max": tilt_max, "figure": figure}
-    run = Run("pick-dog", output, settings, [tomogram], overwrite)
-
-    def work() -> dict[str, Any]:
-        size = _voxel_size(tomogram, voxel_size)
-        executor = executor_of(n_workers(workers))
-
-        def tile_map(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
-            tiles = list(items)
-            return progress(executor.map(function, tiles), len(tiles), "tiles")
-
-        with _tomogram(tomogram) as volume:
-            with _naming(tomogram):
-                found = dog.pick_dog(volume, size, config, tile_map)
-            if figure is not None:
-                _draw_picks(figure, volume, found.picks, 0.5 * diameter / size)
-        output.unlink(missing_ok=True)
-        if len(found.picks):
-            write_particles(output, _picks_table(found.picks, name, size, wedge))
-        else:
-            logger.warning(
-                "%s: nothing scores above %.2f s.d.: check --diameter and --dark, or lower "
-                "--threshold", tomogram, found.threshold,
-            )
-        return _pick_result(found, tomogram, output)
-
-    run_once(run, work, as_json)
-
-
-def _pick_result(found: DogResult, tomogram: Path, output: Path) -> dict[str, Any]:
-    """What pick-dog prints."""
-    scores = found.picks.score
-    return {
-        "n_picks": len(scores),
-        "threshold": found.threshold,
-        "expected_false_positives": found.expected_false_positives,
-        "score_max": float(scores.max()) if len(scores) else None,
-        "score_median": float(np.median(scores)) if len(scores) else None,
-        "n_near_border": found.n_near_border,
-        "binning": found.binning,
-        "tomogram": tomogram,
-        "picks": output if len(scores) else None,
-    }
-
-
-def _picks_table(
-    picks: Picks, name: str, voxel_size: float, wedge: MissingWedge | None
-) -> ParticleTable:
-    """Picks as particles without images."""
-    rows = pd.DataFrame(
-        {
-            "rlnTomoName": name,
-            **dict(zip(COORDINATES, picks.position_xyz.T, strict=True)),
-            "rlnOpticsGroup": 1,
-            "famlScore": picks.score,
-        }
-    )
-    if picks.label.any():
-        rows["rlnClassNumber"] = picks.label
-    optics = optics_table(voxel_size, 0, [wedge or MissingWedge(-90.0, 90.0)])
-    optics = optics.drop(columns=["rlnImageSize", "rlnImageDimensionality"])
-    if wedge is None:
-        optics = optics.drop(columns=["famlTiltMin", "famlTiltMax"])
-    return ParticleTable(rows, optics)
-
-
-def _draw_picks(path: Path, volume: FloatArray, picks: Picks, radius: float) -> None:
-    """Picks on the mean of the central slices, those within a radius of them."""
-    thickness = max(1, int(radius / 2))
-    z = int(np.median(picks.position_xyz[:, 2])) if len(picks) else volume.shape[0] // 2
-    near = np.abs(picks.position_xyz[:, 2] - z) <= radius
-    drawn = plots.picks_on_slice(
-        plots.slab(volume, z, thickness), picks.position_xyz[near, :2], radius,
-        picks.score[near], title=f"{near.sum()} of {len(picks)} picks, within {radius:.0f} voxels "
-        f"of slice {z}",
-    )
-    with replacing(path) as temporary:
-        temporary.write_bytes(plots.png_bytes(drawn))
-
-
-# ----------------------------------------------------------------------------------- extract
 @click.command("extract")
-@click.argument("tomogram", metavar="TOMO", type=_File)
-@click.argument("picks", metavar="PICKS", type=_File)
+@click.argument("tomogram", metavar="TOMO", type=FILE)
+@click.argument("picks", metavar="PICKS", type=FILE)
 @click.option("--box", required=True, type=click.IntRange(min=8),
               help="Of the subtomograms, in voxels after binning.")
 @click.option("--bin", "binning", default=1, show_default=True, type=click.IntRange(min=1),
@@ -266,9 +69,9 @@ def _draw_picks(path: Path, volume: FloatArray, picks: Picks, radius: float) -> 
               help="Of the particle, angstrom, for --normalise shell.  [default: 0.4 boxes]")
 @click.option("--pad", is_flag=True,
               help="Keep boxes that reach out of the tomogram, filled with their mean there.")
-@_tilt_range
-@_tomo_name_option
-@_voxel_size_option
+@tilt_range
+@tomo_name_option
+@voxel_size_option
 @click.option("--output", default=Path("extract"), show_default=True,
               type=click.Path(path_type=Path, file_okay=False), help="Folder.")
 @workers_option
@@ -287,19 +90,19 @@ def extract(
     particle's centre is at -origin in its box). All other columns are kept.
     """
     config = ExtractionConfig(box, binning, invert, normalise, radius, pad)
-    wedge = _wedge_of(tilt_min, tilt_max)
+    wedge = wedge_of(tilt_min, tilt_max)
     settings = {**dataclasses.asdict(config), "voxel_size": voxel_size, "tomo_name": tomo_name,
                 "tilt_min": tilt_min, "tilt_max": tilt_max}
     run = Run("extract", output, settings, [tomogram, picks], overwrite)
 
     def work() -> dict[str, Any]:
         table, n_elsewhere = _in_tomogram(read_particles(picks), tomogram, tomo_name)
-        size = _voxel_size(tomogram, voxel_size, _size_in_table(table))
+        size = voxel_size_of(tomogram, voxel_size, _size_in_table(table))
         optics = _optics(table, wedge, size, config)
         if normalise == "shell":  # settings that fit no box are one error, not one for each box
             background_shell(box, size * binning, radius)
         centre, shift = box_centres(_positions(table, size))
-        with _tomogram(tomogram) as volume:
+        with open_tomogram(tomogram) as volume:
             reasons = _cut_all(
                 volume, centre, size, config, _image_names(output, tomogram, len(table)),
                 n_workers(workers),
