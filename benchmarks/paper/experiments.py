@@ -65,6 +65,10 @@ ALIKE = Setting(
     ("groel", "groel-groes"), (100, 100), 0.05, box=32, voxel_size=12.0, tilts=(-65.0, 65.0))
 RIBOSOMES = Setting(("ribosome",), (100,), 0.01)
 FOUR = Setting(("groel", "proteasome", "tric", "apoferritin"), (50,) * 4, 0.01)
+ABLATION = (
+    "enhanced", "enhanced-flip", "enhanced-no-prior", "enhanced-white-noise", "enhanced-one-fold",
+    "enhanced-no-spread", "enhanced-all-shells", "enhanced-no-split-merge",
+    "enhanced-symmetry")
 COUNTS = (10, 20, 50, 100, 200)
 SNRS = (0.1, 0.03, 0.01, 0.003, 0.001)
 
@@ -122,6 +126,11 @@ EXPERIMENTS = {
         Experiment(
             "how-many", "Four classes, K unknown", (replace(FOUR, classes=0),), "",
             "K right in 90 % of 20 seeds", n_seeds=20, methods=("enhanced",),
+        ),
+        Experiment(
+            "ablation", "Enhanced mode, a part left out at a time or added",
+            (GROEL, ALIKE), "", "what each is worth", {"groel": 7, "groel-groes": 7}, n_seeds=1,
+            methods=ABLATION,
         ),
     )
 }

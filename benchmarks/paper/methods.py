@@ -3,7 +3,8 @@
 All methods see the same noise. What is done about the CTF is the best that a method can use: signs
 for the paper's methods, which know measured and missing samples only; signs, amplitudes and weights
 for enhanced mode and RELION, which know the precision of every sample (`enhanced-flip`: enhanced
-mode with signs only). `enhanced-symmetry` also finds the point group of every class.
+mode with signs only). `enhanced-symmetry` also finds the point group of every class; the others of
+this name leave one part of enhanced mode out, for the ablation.
 """
 
 from __future__ import annotations
@@ -29,6 +30,12 @@ OPTIONS: dict[str, tuple[str, ...]] = {  # of classify
     "enhanced": ("--mode", "enhanced"),
     "enhanced-flip": ("--mode", "enhanced"),
     "enhanced-symmetry": ("--mode", "enhanced", "--symmetry", "auto"),
+    "enhanced-no-prior": ("--mode", "enhanced", "--no-regularise"),
+    "enhanced-white-noise": ("--mode", "enhanced", "--noise", "white"),
+    "enhanced-one-fold": ("--mode", "enhanced", "--folds", "1"),
+    "enhanced-no-spread": ("--mode", "enhanced", "--no-spread"),
+    "enhanced-all-shells": ("--mode", "enhanced", "--start-shells", "15"),
+    "enhanced-no-split-merge": ("--mode", "enhanced", "--no-split-merge"),
 }
 METHODS = (*OPTIONS, "relion")
 
