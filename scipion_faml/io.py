@@ -58,6 +58,21 @@ def write_volume(path: Path | str, volume: FloatArray, voxel_size_angst: float) 
         mrc.voxel_size = voxel_size_angst
 
 
+def write_labels(path: Path | str, labels: IntArray, voxel_size_angst: float) -> None:
+    """Write whole numbers [z, y, x] >= 0 as MRC: int16 where they fit, else float32.
+
+    MRC knows no longer whole numbers; float32 holds them exactly up to 16,777,216.
+    """
+    largest = int(labels.max(initial=0))
+    if largest > 1 << 24:
+        raise ValueError(f"{path}: label {largest} is too large for an MRC file")
+    dtype = np.int16 if largest <= np.iinfo(np.int16).max else np.float32
+    with replacing(path) as temporary, mrcfile.new(temporary, overwrite=True) as mrc:
+        mrc.set_data(np.ascontiguousarray(labels, dtype=dtype))
+        mrc.set_volume()
+        mrc.voxel_size = voxel_size_angst
+
+
 @contextmanager
 def _open_mrc(path: Path | str, header_only: bool = False) -> Iterator[mrcfile.mrcfile.MrcFile]:
     """Open an MRC file (also .gz, .bz2) for reading; every fault names the file."""

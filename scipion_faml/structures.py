@@ -14,6 +14,7 @@ from scipion_faml import datasets
 from scipion_faml.fourier import frequency_radius, low_pass, spectrum, volume_from_spectrum
 from scipion_faml.io import read_header, read_volume
 from scipion_faml.simulation.density import (
+    PROTEIN_LEVEL,
     BeadModel,
     Structure,
     centred,
@@ -28,9 +29,7 @@ from scipion_faml.volume import crop_or_pad
 
 MODEL_SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif")
 MAP_SUFFIXES = (".mrc", ".map", ".rec")
-# Scattering of a protein's core per cubic angstrom at 20 A: the grey level that maps and phantoms
-# are brought to, so that structures of every kind can share a tomogram.
-PROTEIN_LEVEL = 0.12
+PHANTOM_WIDTH = 0.8  # diameter of a phantom's visible part, of the box that it is made in
 
 
 def load_structures(
@@ -42,8 +41,9 @@ def load_structures(
 ) -> list[Structure]:
     """Return the structures of `models` in boxes of n voxels, with different names.
 
-    A model is the name of a shipped bead model, `blobs` or `blobs:SEED`, a PDB or mmCIF file or an
-    MRC map (files may be gzipped). See `read_atoms` about `assembly`.
+    A model is the name of a shipped bead model, `blobs`, `blobs:SEED` or `blobs:SEED:ANGSTROM` (of
+    the diameter), a PDB or mmCIF file or an MRC map (files may be gzipped). See `read_atoms` about
+    `assembly`.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def suitable_box(
 ) -> int:
     """Return an even box size (voxels) that holds every model whole, under any rotation.
 
-    A phantom takes 32 voxels, a map its own size.
+    A phantom without a diameter takes 32 voxels, a map its own size.
     """
     sizes = []
     for model in models:
@@ -84,8 +84,13 @@ def suitable_box(
             reach = radius_angst(centred(beads), 1.0) + 3.0 * width_of_resolution(resolution_angst)
             sizes.append(2.0 * reach / voxel_size_angst)
         else:
-            sizes.append(32.0)
+            diameter_angst = _phantom_words(model)[1] if _is_phantom(model) else None
+            sizes.append(1.4 * diameter_angst / voxel_size_angst if diameter_angst else 32.0)
     return 2 * int(np.ceil(max(sizes) / 2.0))
+
+
+def _is_phantom(model: str) -> bool:
+    return model == "blobs" or model.startswith("blobs:")
 
 
 def _kind(model: str) -> str:
@@ -104,7 +109,7 @@ def load_structure(
     if model in datasets.bead_model_names():
         beads = datasets.load_bead_model(model)
         return structure_of_beads(beads, n, voxel_size_angst, blur_angst)
-    if model == "blobs" or model.startswith("blobs:"):
+    if _is_phantom(model):
         return _phantom(model, n, voxel_size_angst)
     kind = _kind(model)
     if kind in MODEL_SUFFIXES:
@@ -118,15 +123,28 @@ def load_structure(
 
 
 def _phantom(model: str, n: int, voxel_size_angst: float) -> Structure:
-    """The phantom `blobs` or `blobs:SEED`; it scales with the box and knows no resolution."""
-    text = model.partition(":")[2] or "0"
-    if not text.isdecimal():
-        raise ValueError(f"model {model!r}: the seed must be a whole number, for example blobs:1")
-    beads = blob_model(n, int(text), voxel_size_angst)
+    """The phantom `blobs`, `blobs:SEED` or `blobs:SEED:ANGSTROM`; it knows no resolution.
+
+    Without a diameter it scales with the box.
+    """
+    seed, diameter_angst = _phantom_words(model)
+    size = n if diameter_angst is None else diameter_angst / (PHANTOM_WIDTH * voxel_size_angst)
+    beads = blob_model(1, seed, size * voxel_size_angst)
     level = float(rasterise(beads, n, voxel_size_angst).max())
     gain = PROTEIN_LEVEL * voxel_size_angst**3 / level
     beads = replace(beads, weight=gain * beads.weight, name=model)
     return structure_of_beads(beads, n, voxel_size_angst, 0.0)
+
+
+def _phantom_words(model: str) -> tuple[int, float | None]:
+    """Seed and diameter (angstrom) in the name of a phantom."""
+    seed, _, diameter = model.partition(":")[2].partition(":")
+    if not (seed or "0").isdecimal() or not (diameter or "1").isdecimal() or diameter == "0":
+        raise ValueError(
+            f"model {model!r}: seed and diameter (A) must be whole numbers, for example blobs:1 or "
+            "blobs:1:120"
+        )
+    return int(seed or "0"), float(diameter) if diameter else None
 
 
 def _stem(path: str) -> str:

@@ -12,6 +12,7 @@ from scipion_faml.fourier import (
     volume_from_spectrum,
 )
 from scipion_faml.geometry import RigidTransforms, random_rotations
+from scipion_faml.simulation.back_projection import back_project
 from scipion_faml.simulation.density import (
     BeadModel,
     Structure,
@@ -25,17 +26,8 @@ from scipion_faml.simulation.density import (
 from scipion_faml.simulation.particles import SubtomogramSettings, draw_poses, make_subtomogram
 from scipion_faml.simulation.phantom import WITHIN, blob_model, blobs
 from scipion_faml.simulation.reconstruction import divide, invert_tilt_series
-from scipion_faml.simulation.scene import (
-    Scene,
-    back_project,
-    image_scene,
-    make_scene,
-    noisy_tomogram,
-    ordered_map,
-    place_spheres,
-    populate,
-    project_scene,
-)
+from scipion_faml.simulation.scene import Scene, class_labels, make_scene, ordered_map, populate
+from scipion_faml.simulation.scene_imaging import image_scene, noisy_tomogram, project_scene
 from scipion_faml.simulation.tilt_series import (
     Microscope,
     central_slices,
@@ -316,25 +308,6 @@ def test_shifts_stay_in_the_ball_and_classes_are_shuffled():
 
 
 # ---------------------------------------------------------------------------------------- scene
-def test_placed_spheres_stay_apart_and_inside():
-    radius = np.repeat([9.0, 5.0], [10, 40])
-    shape = (120, 110, 40)
-    centre = place_spheres(radius, shape, np.random.default_rng(0))
-    assert (centre >= radius[:, None]).all()
-    assert (centre <= np.array(shape) - 1 - radius[:, None]).all()
-    distance = np.linalg.norm(centre[:, None] - centre[None], axis=2)
-    gap = radius[:, None] + radius[None]
-    assert (distance + 1e3 * np.eye(50) >= gap).all()
-
-
-def test_a_full_box_says_how_many_fit():
-    with pytest.raises(ValueError, match=r"\d+ of 500 particles fit"):
-        place_spheres(np.full(500, 6.0), (60, 60, 20), np.random.default_rng(0))
-    with pytest.raises(ValueError, match="does not fit"):
-        place_spheres(np.full(1, 15.0), (60, 60, 20), np.random.default_rng(0))
-
-
-
 def scaled_structures():
     return [
         structure_of_beads(blob_model(24, seed, 10.0), 24, 10.0, 0.0) for seed in (1, 2)
@@ -359,8 +332,11 @@ def test_particles_lie_in_the_reconstructed_tomogram_where_the_scene_says(shape)
         assert abs(before - after) / (4 * cross.flat[0] - 2 * before - 2 * after) < 0.1
     centres = np.rint(scene.position_xyz[:, ::-1]).astype(int)
     inside = labels[tuple(centres.T)]
-    assert set(np.unique(labels)) == {0, 1, 2}
-    assert np.all((inside == 0) | (inside == scene.class_index + 1))
+    assert set(np.unique(labels)) == set(range(7))
+    assert np.all((inside == 0) | (inside == np.arange(1, 7)))
+    classes = class_labels(labels, scene.class_index)
+    assert set(np.unique(classes)) == {0, 1, 2}
+    np.testing.assert_array_equal(classes > 0, labels > 0)
 
 
 def test_density_is_white_in_the_tomogram():

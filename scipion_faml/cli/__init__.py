@@ -16,9 +16,11 @@ from scipion_faml.cli.common import report_errors
 # verb -> module. Modules are imported when their verb is called: --help stays fast.
 VERBS = {
     "simulate-subtomograms": "simulate",
-    "simulate-tomogram": "simulate",
+    "simulate-tomogram": "simulate_tomogram",
     "reconstruct-particles": "reconstruct",
     "pick-dog": "pick_dog",
+    "train-detector": "detector",
+    "pick-detector": "detector",
     "extract": "extract",
     "classify": "classify",
     "align": "align",

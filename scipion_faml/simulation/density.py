@@ -15,6 +15,9 @@ from scipion_faml.types import FloatArray, IntArray
 from scipion_faml.volume import move_volume, squared_radius
 
 REACH = 4.0  # a Gaussian is cut at this many standard deviations: 6e-5 of it lies beyond, per axis
+# Scattering of a protein's core per cubic angstrom at 20 A: the grey level that maps and phantoms
+# are brought to, so that structures of every kind can share a tomogram.
+PROTEIN_LEVEL = 0.12
 _BLOCK = 2_000_000  # voxels written at once: bounds the memory of a rasterisation
 
 

@@ -152,6 +152,7 @@ def record(
     snr: float,
     transfer: ImageTransfer,
     rng: np.random.Generator,
+    around: ComplexArray | None = None,
 ) -> ComplexArray:
     """Return spectra of the recorded images: CTF, noise to `snr`, MTF, correction.
 
@@ -163,6 +164,8 @@ def record(
     snr : float
         Variance of the images after the CTF (mean over the tilts) over that of the noise;
         `numpy.inf` adds none.
+    around : (T, n_y, n_x // 2 + 1) complex, optional
+        Spectra of what else is in the images: it does not count as signal.
     """
     check_snr(snr)
     blurred = projections * transfer.ctf
@@ -171,6 +174,8 @@ def record(
         noise_sd = np.sqrt(images.var(axis=(1, 2), dtype=np.float64).mean() / snr)
         noise = rng.standard_normal(images.shape, dtype=np.float32) * np.float32(noise_sd)
         blurred = blurred + fft.rfft2(noise, axes=(1, 2))
+    if around is not None:
+        blurred = blurred + around * transfer.ctf
     recorded: ComplexArray = (blurred * (transfer.mtf * transfer.correction)).astype(np.complex64)
     return recorded
 
