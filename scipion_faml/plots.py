@@ -433,6 +433,87 @@ def picks_on_slice(
     return figure
 
 
+def precision_recall_curves(
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike, float]]
+) -> Figure:
+    """Return curves {name: (recall, precision, average precision)}; the first is drawn black.
+
+    A dot marks the best F1 of each, grey lines are lines of equal F1.
+    """
+    figure = _figure(6.4 if len(curves) > 1 else 4.8, 3.8)
+    axes = figure.add_subplot()
+    along = np.linspace(0.01, 1.0, 200)
+    for f1 in (0.2, 0.4, 0.6, 0.8):
+        across = f1 * along / np.maximum(2.0 * along - f1, 1e-9)
+        shown = (2.0 * along > f1) & (across <= 1.0)
+        axes.plot(along[shown], across[shown], color=GREY, alpha=0.35, linewidth=0.7)
+        axes.text(1.005, f1 / (2.0 - f1), f"F1 {f1:g}", fontsize=6, color=GREY, va="center")
+    for k, (name, (recall, precision, average)) in enumerate(curves.items()):
+        r, p = np.asarray(recall, dtype=float), np.asarray(precision, dtype=float)
+        colour = "black" if k == 0 else COLOURS[(k - 1) % (len(COLOURS) - 1)]
+        style = "-" if k <= len(COLOURS) - 1 else "--"
+        axes.step(r, p, style, where="post", color=colour, linewidth=2.0 if k == 0 else 1.2,
+                  label=f"{name}  {average:.2f}", zorder=3 if k == 0 else 2)
+        if len(r):
+            best = int((r * p / np.maximum(r + p, 1e-12)).argmax())
+            axes.plot(r[best], p[best], "o", color=colour, markersize=4, zorder=4)
+    axes.set_xlim(0.0, 1.0)
+    axes.set_ylim(0.0, 1.02)
+    _tidy(axes, "recall", "precision")
+    if curves:
+        figure.legend(fontsize=7, frameon=False, loc="outside right upper",
+                      title="average precision", title_fontsize=7)
+    return figure
+
+
+VERDICT_COLOURS = {
+    "hit": "#00B884", "misclassified": "#FFA620", "duplicate": "#D58BE0", "false": "#F03B35",
+    "missed": "#4DA6FF",
+}
+
+
+def verdicts_near_slice(
+    tomogram: FloatArray,
+    position_xyz: FloatArray,
+    verdict: Sequence[str],
+    z: int,
+    radius: float | None = None,
+    name: str = "",
+) -> Figure:
+    """Return slice z of a tomogram [z, y, x] with judged positions (P, 3) within `radius` of it.
+
+    Verdicts are those of `VERDICT_COLOURS`: circles; of false picks crossed, of missed particles
+    dashed.
+    """
+    reach = radius if radius else max(tomogram.shape[1:]) / 50
+    near = np.abs(position_xyz[:, 2] - z) <= reach
+    said = np.asarray(verdict, dtype=object)
+    figure = picks_on_slice(slab(tomogram, z), np.zeros((0, 2)))
+    axes = figure.axes[0]
+    for kind, colour in VERDICT_COLOURS.items():
+        xy = position_xyz[near & (said == kind), :2]
+        axes.add_collection(_circles(xy, reach, colour, "--" if kind == "missed" else "-"))
+        if kind == "false":
+            axes.plot(*xy.T, "x", color=colour, markersize=4, markeredgewidth=1.0)
+        axes.plot([], [], "--" if kind == "missed" else "-", color=colour,
+                  label=f"{len(xy)} {kind}")
+    # A legend inside would hide picks.
+    figure.legend(fontsize=8, frameon=False, ncols=len(VERDICT_COLOURS),
+                  loc="outside lower center", handlelength=1.2, columnspacing=1.0)
+    axes.set_title(f"{name}, slice {z}" if name else f"slice {z}", fontsize=10)
+    return figure
+
+
+def _circles(xy: FloatArray, radius: float, colour: str, style: str) -> Any:
+    """Circles of one kind."""
+    from matplotlib.collections import PatchCollection
+    from matplotlib.patches import Circle
+
+    return PatchCollection(
+        [Circle((x, y), radius) for x, y in xy], linewidth=1.3, facecolor="none",
+        edgecolor=colour, linestyle=style)
+
+
 def slab(tomogram: FloatArray, z: int, thickness: int = 5) -> FloatArray:
     """Return the mean of `thickness` slices around z of a standardised tomogram, [y, x]."""
     low = max(z - thickness // 2, 0)

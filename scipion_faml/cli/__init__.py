@@ -25,11 +25,11 @@ VERBS = {
     "classify": "classify",
     "align": "align",
     "average": "align",
-    "evaluate-poses": "evaluate",
-    "evaluate-classes": "evaluate",
-    "evaluate-average": "evaluate",
-    "evaluate-picks": "evaluate",
-    "fsc": "evaluate",
+    "evaluate-poses": "evaluate_particles",
+    "evaluate-classes": "evaluate_particles",
+    "evaluate-average": "evaluate_maps",
+    "evaluate-picks": "evaluate_picks",
+    "fsc": "evaluate_maps",
     "demo": "demo",
 }
 

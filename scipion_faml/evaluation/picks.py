@@ -1,16 +1,108 @@
-"""How well picked positions recover known particles."""
+"""How well picked positions recover known particles: localisation and classification apart."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
-from scipion_faml.types import FloatArray, IntArray
+from scipion_faml.evaluation.matching import (
+    Pairs,
+    match_best,
+    match_greedy,
+    pairs_by_distance,
+)
+from scipion_faml.types import BoolArray, FloatArray, IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class PickAgreement:
+    """Which picks hit which particles. A pick is a hit, a duplicate or false."""
+
+    n_picked: int
+    n_true: int
+    hit_pick: IntArray  # (H,) picks that found a particle,
+    hit_truth: IntArray  # (H,) and which
+    distance: FloatArray  # (H,) of the pairs
+    duplicate_pick: IntArray  # (D,) other picks on a particle that is found already,
+    duplicate_truth: IntArray  # (D,) and on which
+
+    @property
+    def n_hit(self) -> int:
+        """Particles found."""
+        return len(self.hit_pick)
+
+    @property
+    def n_duplicate(self) -> int:
+        """Picks on a particle that another pick has found."""
+        return len(self.duplicate_pick)
+
+    @property
+    def false_pick(self) -> IntArray:
+        """Picks (F,) on no particle."""
+        rest = np.ones(self.n_picked, dtype=bool)
+        rest[self.hit_pick] = rest[self.duplicate_pick] = False
+        return np.flatnonzero(rest)
+
+    @property
+    def missed_truth(self) -> IntArray:
+        """Particles (M,) that no pick found."""
+        rest = np.ones(self.n_true, dtype=bool)
+        rest[self.hit_truth] = False
+        return np.flatnonzero(rest)
+
+    @property
+    def precision(self) -> float:
+        """Share of picks that found a particle."""
+        return self.n_hit / self.n_picked if self.n_picked else 0.0
+
+    @property
+    def recall(self) -> float:
+        """Share of particles that were found."""
+        return self.n_hit / self.n_true if self.n_true else 0.0
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall."""
+        return f1_score(self.n_hit, self.n_picked, self.n_true)
+
+
+def f_score(n_hit: int, n_picked: int, n_true: int, beta: float = 1.0) -> float:
+    """Return F-beta, (1 + b^2) P R / (b^2 P + R): recall counts beta times as much as precision."""
+    weighted = beta**2 * n_true + n_picked
+    return (1.0 + beta**2) * n_hit / weighted if weighted else 0.0
+
+
+def f1_score(n_hit: int, n_picked: int, n_true: int) -> float:
+    """Return 2 hits / (picked + true), 0 when there is neither."""
+    return f_score(n_hit, n_picked, n_true)
+
+
+# ----------------------------------------------------------------------------------- localisation
+def best_agreement(pairs: Pairs) -> PickAgreement:
+    """Return hits as the best of all one-to-one choices (`match_best`)."""
+    return _agreement(pairs, *match_best(pairs))
+
+
+def greedy_agreement(pairs: Pairs, score: FloatArray) -> PickAgreement:
+    """Return hits as picks take their particles by falling score (`match_greedy`)."""
+    return _agreement(pairs, *match_greedy(pairs, score))
+
+
+def _agreement(pairs: Pairs, hit_pick: IntArray, hit_truth: IntArray) -> PickAgreement:
+    """The agreement with these hits; other picks that have a pair are duplicates."""
+    is_hit = np.zeros(pairs.n_picked, dtype=bool)
+    is_hit[hit_pick] = True
+    nearest = np.lexsort((pairs.distance, pairs.pick))
+    pick, first = np.unique(pairs.pick[nearest], return_index=True)
+    truth = pairs.truth[nearest][first]
+    spare = ~is_hit[pick]
+    rank = {pair: e for e, pair in enumerate(zip(pairs.pick, pairs.truth, strict=True))}
+    chosen = [rank[pair] for pair in zip(hit_pick, hit_truth, strict=True)]
+    return PickAgreement(
+        pairs.n_picked, pairs.n_true, hit_pick, hit_truth, pairs.distance[chosen],
+        pick[spare], truth[spare],
+    )
 
 
 def match_positions(
@@ -26,181 +118,81 @@ def match_positions(
     picked_xyz, true_xyz : (P, 3), (T, 3)
         In the same unit as `radius`.
     """
-    if not radius > 0:
-        raise ValueError(f"a matching radius of {radius:g} is not possible: give it in angstrom")
-    if not len(picked_xyz) or not len(true_xyz):
-        return np.zeros(0, dtype=np.intp), np.zeros(0, dtype=np.intp)
-    near = cKDTree(picked_xyz).sparse_distance_matrix(
-        cKDTree(true_xyz), radius, output_type="ndarray"
-    )
-    return match_pairs(near["i"], near["j"], near["v"], len(picked_xyz), len(true_xyz))
-
-
-def match_pairs(
-    pick: IntArray, truth: IntArray, distance: FloatArray, n_picked: int, n_true: int
-) -> tuple[IntArray, IntArray]:
-    """Return the best one-to-one choice among possible pairs (E,) of picks and truths.
-
-    Pairs fall into small groups that share no pick and no truth; each is solved exactly.
-    """
-    n_nodes = n_picked + n_true
-    graph = coo_matrix((np.ones(len(pick)), (pick, truth + n_picked)), shape=(n_nodes, n_nodes))
-    group = connected_components(graph, directed=False)[1][pick]
-    order = np.argsort(group, kind="stable")
-    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
-    matched: list[tuple[int, int]] = []
-    for members in np.split(order, starts[1:]) if len(order) else []:
-        matched += _best_of_group(pick[members], truth[members], distance[members])
-    pairs = np.array(sorted(matched), dtype=np.intp).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1]
-
-
-def _best_of_group(
-    pick: IntArray, truth: IntArray, distance: FloatArray
-) -> list[tuple[int, int]]:
-    """Most pairs, then smallest squared distances, in one connected group."""
-    rows, row = np.unique(pick, return_inverse=True)
-    columns, column = np.unique(truth, return_inverse=True)
-    # A pair that is not allowed costs more than all allowed ones together.
-    forbidden = 1.0 + 2.0 * float((distance**2).sum())
-    cost = np.full((len(rows), len(columns)), forbidden)
-    cost[row, column] = distance**2
-    chosen = zip(*linear_sum_assignment(cost), strict=True)
-    return [(int(rows[r]), int(columns[c])) for r, c in chosen if cost[r, c] < forbidden]
-
-
-@dataclass(frozen=True, eq=False)
-class PickAgreement:
-    """Which picks hit which particles."""
-
-    n_picked: int
-    n_true: int
-    hit_pick: IntArray  # (H,) picks that found a particle,
-    hit_truth: IntArray  # (H,) and which
-    n_duplicate: int  # other picks that lie on a particle that is found already
-    distance: FloatArray  # (H,) of the pairs
-
-    @property
-    def precision(self) -> float:
-        """Share of picks that found a particle."""
-        return len(self.hit_pick) / self.n_picked if self.n_picked else 0.0
-
-    @property
-    def recall(self) -> float:
-        """Share of particles that were found."""
-        return len(self.hit_pick) / self.n_true if self.n_true else 0.0
-
-    @property
-    def f1(self) -> float:
-        """Harmonic mean of precision and recall."""
-        return f1_score(len(self.hit_pick), self.n_picked, self.n_true)
-
-
-def f1_score(n_hit: int, n_picked: int, n_true: int) -> float:
-    """Return 2 hits / (picked + true), 0 when there is neither."""
-    return 2.0 * n_hit / (n_picked + n_true) if n_picked + n_true else 0.0
+    return match_best(pairs_by_distance(picked_xyz, true_xyz, radius))
 
 
 def compare_positions(
     picked_xyz: FloatArray, true_xyz: FloatArray, radius: float
 ) -> PickAgreement:
     """Return which picks lie within `radius` of which particles, one to one."""
-    hit_pick, hit_truth = match_positions(picked_xyz, true_xyz, radius)
-    is_spare = np.ones(len(picked_xyz), dtype=bool)
-    is_spare[hit_pick] = False
-    n_duplicate = 0
-    if is_spare.any() and len(true_xyz):
-        nearest = cKDTree(true_xyz).query(picked_xyz[is_spare])[0]
-        n_duplicate = int((nearest <= radius).sum())
-    offset = picked_xyz[hit_pick] - true_xyz[hit_truth]
-    return PickAgreement(
-        len(picked_xyz), len(true_xyz), hit_pick, hit_truth, n_duplicate,
-        np.linalg.norm(offset, axis=1),
-    )
+    return best_agreement(pairs_by_distance(picked_xyz, true_xyz, radius))
 
 
-def label_near(labels: FloatArray, position_xyz: FloatArray, reach: float) -> int:
-    """Return the label (0 for none) of the labelled voxel nearest to a position, within `reach`.
+# --------------------------------------------------------------------------------- classification
+def is_misclassified(
+    agreement: PickAgreement, true_class: IntArray, picked_class: IntArray
+) -> BoolArray:
+    """Return which hits (H,) say another class than their particle's."""
+    wrong: BoolArray = picked_class[agreement.hit_pick] != true_class[agreement.hit_truth]
+    return wrong
 
-    A hollow particle's centre is not on its voxels, hence the reach (voxels).
+
+def confusion_matrix(
+    agreement: PickAgreement, true_class: IntArray, picked_class: IntArray
+) -> tuple[IntArray, IntArray]:
+    """Return the class numbers (K,) and counts (K + 1, K + 1): rows truth, columns picks.
+
+    Row 0 is the background: false picks by the class that they say. Column 0 is "not found". A row
+    of a class sums to its particles; a column of a class to the picks that say it, less duplicates.
     """
-    centre = position_xyz[::-1]
-    low = np.maximum(np.ceil(centre - max(reach, 0.5)), 0).astype(np.intp)
-    high = np.minimum(np.floor(centre + max(reach, 0.5)) + 1, labels.shape).astype(np.intp)
-    if (high <= low).any():
-        return 0
-    window = labels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-    where = np.argwhere(window > 0.5)
-    away = np.linalg.norm(where + low - centre, axis=1)
-    # Any voxel of the cell that holds the position is on it: up to sqrt(3) / 2 away.
-    if not len(away) or away.min() > max(reach, 0.87):
-        return 0
-    return int(np.rint(window[tuple(where[away.argmin()])]))
+    labels = np.union1d(true_class, picked_class)
+    true_row = np.searchsorted(labels, true_class) + 1
+    column = np.searchsorted(labels, picked_class) + 1
+    missed, false = agreement.missed_truth, agreement.false_pick
+    nothing = np.zeros(len(missed) + len(false), dtype=np.intp)
+    rows = np.concatenate(
+        [true_row[agreement.hit_truth], true_row[missed], nothing[: len(false)]])
+    columns = np.concatenate(
+        [column[agreement.hit_pick], nothing[: len(missed)], column[false]])
+    size = len(labels) + 1
+    counts = np.bincount(rows * size + columns, minlength=size**2)
+    return labels, counts.reshape(size, size)
 
 
-def compare_with_labels(
-    picked_xyz: FloatArray, true_xyz: FloatArray, true_class: IntArray, labels: FloatArray,
-    reach: float = 0.0,
-) -> PickAgreement:
-    """Return which picks fall on the voxels of which particles, one to one.
-
-    Parameters
-    ----------
-    picked_xyz, true_xyz : (P, 3), (T, 3)
-        Voxels of `labels`.
-    true_class : (T,) int
-    labels : (z, y, x)
-        The class of every voxel, 0 for none; a pick there belongs to the nearest particle of it.
-    reach : float
-        A pick this near to a labelled voxel is on it (voxels).
-    """
-    found = np.array([label_near(labels, p, reach) for p in picked_xyz], dtype=np.intp)
-    pick: list[IntArray] = []
-    truth: list[IntArray] = []
-    distance: list[FloatArray] = []
-    for label in np.unique(found[found > 0]):
-        members, particles = np.flatnonzero(found == label), np.flatnonzero(true_class == label)
-        if len(particles):
-            away, nearest = cKDTree(true_xyz[particles]).query(picked_xyz[members])
-            pick.append(members)
-            truth.append(particles[nearest])
-            distance.append(away)
-    if not pick:
-        empty = np.zeros(0, dtype=np.intp)
-        return PickAgreement(len(picked_xyz), len(true_xyz), empty, empty, 0, np.zeros(0))
-    hit_pick, hit_truth = match_pairs(
-        np.concatenate(pick), np.concatenate(truth), np.concatenate(distance),
-        len(picked_xyz), len(true_xyz),
-    )
-    n_duplicate = sum(map(len, pick)) - len(hit_pick)
-    offset = np.linalg.norm(picked_xyz[hit_pick] - true_xyz[hit_truth], axis=1)
-    return PickAgreement(
-        len(picked_xyz), len(true_xyz), hit_pick, hit_truth, n_duplicate, offset
-    )
-
-
-def per_class_scores(
-    agreement: PickAgreement, true_class: IntArray, picked_class: IntArray | None
+def recall_per_class(
+    agreement: PickAgreement, true_class: IntArray
 ) -> dict[int, dict[str, float]]:
-    """Return recall, and where picks have classes precision and F1, of every true class.
-
-    A pick counts for class c when it says c and hit a particle of class c.
-    """
-    scores: dict[int, dict[str, float]] = {}
+    """Return how many particles of each true class were found, whatever the picks say they are."""
     hit_class = true_class[agreement.hit_truth]
+    scores: dict[int, dict[str, float]] = {}
     for label in np.unique(true_class):
-        n_true = int((true_class == label).sum())
-        is_hit = hit_class == label
-        if picked_class is None:
-            n_found = int(is_hit.sum())
-            scores[int(label)] = {"recall": n_found / n_true, "n_truth": n_true, "n_hit": n_found}
-            continue
-        n_found = int((is_hit & (picked_class[agreement.hit_pick] == label)).sum())
+        n_true, n_found = int((true_class == label).sum()), int((hit_class == label).sum())
+        scores[int(label)] = {"recall": n_found / n_true, "n_truth": n_true, "n_hit": n_found}
+    return scores
+
+
+def scores_per_class(
+    agreement: PickAgreement, true_class: IntArray, picked_class: IntArray, beta: float = 1.0
+) -> dict[int, dict[str, float]]:
+    """Return precision, recall, F1 and F-beta of every true class.
+
+    A pick counts for class c (`n_hit`) when it says c and hit a particle of class c; `n_found` and
+    `recall_localised` count every particle of c that was hit, whatever the pick says.
+    """
+    right = ~is_misclassified(agreement, true_class, picked_class)
+    hit_class = true_class[agreement.hit_truth]
+    duplicate_class = picked_class[agreement.duplicate_pick]
+    scores: dict[int, dict[str, float]] = {}
+    for label, found in recall_per_class(agreement, true_class).items():
+        n_true, n_hit = int(found["n_truth"]), int((right & (hit_class == label)).sum())
         n_said = int((picked_class == label).sum())
-        scores[int(label)] = {
-            "precision": n_found / n_said if n_said else 0.0,
-            "recall": n_found / n_true,
-            "f1": f1_score(n_found, n_said, n_true),
-            "n_truth": n_true, "n_picked": n_said, "n_hit": n_found,
+        scores[label] = {
+            "precision": n_hit / n_said if n_said else 0.0,
+            "recall": n_hit / n_true,
+            "f1": f1_score(n_hit, n_said, n_true),
+            "f_beta": f_score(n_hit, n_said, n_true, beta),
+            "n_truth": n_true, "n_picked": n_said, "n_hit": n_hit,
+            "n_found": int(found["n_hit"]), "recall_localised": found["recall"],
+            "n_duplicate": int((duplicate_class == label).sum()),
         }
     return scores

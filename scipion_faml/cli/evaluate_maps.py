@@ -1,0 +1,285 @@
+"""Verbs that compare maps: evaluate-average, fsc."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pandas as pd
+
+from scipion_faml import plots
+from scipion_faml.cli.common import common_options, n_workers, seed_option, workers_option
+from scipion_faml.cli.evaluation import evaluate_once, output_option, report_option
+from scipion_faml.cli.tomograms import FILE
+from scipion_faml.evaluation import superposition
+from scipion_faml.evaluation.fsc import (
+    corrected_fsc,
+    fourier_shell_correlation,
+    frequencies_per_angst,
+    resolution_angst,
+)
+from scipion_faml.execution import executor_of
+from scipion_faml.geometry import invert, matrix_to_euler
+from scipion_faml.io import VOXEL_SIZE_TOLERANCE, read_cube, replacing, write_volume
+from scipion_faml.report import Report
+from scipion_faml.structures import change_voxel_size
+from scipion_faml.symmetry import cyclic_fold
+from scipion_faml.types import FloatArray
+from scipion_faml.volume import crop_or_pad
+
+
+# ----------------------------------------------------------------------------------- average
+@click.command("evaluate-average")
+@click.argument("map_file", metavar="MAP", type=FILE)
+@click.option("--reference", default=None, type=FILE,
+              help="True map; resampled to the voxels and box of MAP where it differs. Needed "
+              "unless --symmetry is all that is asked.")
+@click.option("--mask", default="soft", show_default=True,
+              help="Where maps are compared: a file in the reference's frame, or soft: a sphere of "
+              "0.42 box sizes with a soft edge.")
+@click.option("--symmetry", default=None,
+              help="Also the self-correlation of copies turned about the n-fold axis (C7, D7 ...); "
+              "the axis is found on the reference, or else on MAP.")
+@click.option("--hand", type=click.Choice(["same", "mirrored", "best"]), default="same",
+              show_default=True, help="Which hand of MAP cc and FSC are measured of.")
+@click.option("--no-search", is_flag=True, help="MAP lies on the reference: do not move it.")
+@click.option("--aligned", default=None, type=FILE, help="Write MAP as superposed to this file.")
+@report_option
+@output_option
+@workers_option
+@common_options
+def evaluate_average(
+    map_file: Path, reference: Path | None, mask: str, symmetry: str | None, hand: str,
+    no_search: bool, aligned: Path | None, report: Path | None, output: Path | None,
+    workers: int | None, as_json: bool, overwrite: bool,
+) -> None:
+    """Likeness of a map and a reference after superposing them by rotation and shift.
+
+    cc is Pearson's correlation over the whole box, cc_masked that inside the mask, cc_no_radial the
+    latter after taking away both maps' means over spherical shells (round blobs correlate; what is
+    left is structure). Both hands are tried.
+    """
+    if reference is None and symmetry is None:
+        raise ValueError("give --reference MAP to compare with, or --symmetry, or both")
+    fold = cyclic_fold(symmetry) if symmetry is not None else 0
+    settings = {"mask": mask, "symmetry": symmetry, "hand": hand, "no_search": no_search,
+                "aligned": aligned, "report": report}
+    inputs = [map_file, *([reference] if reference else []),
+              *([Path(mask)] if mask != "soft" else [])]
+
+    def work() -> dict[str, Any]:
+        volume, voxel_size = read_cube(map_file)
+        if reference is None:
+            return _symmetry_summary(volume, None, fold)
+        target, voxel_size = _matching_reference(reference, volume, voxel_size, str(map_file))
+        weight = _mask(mask, volume.shape[0])
+        moved, result = _superposed(volume, target, hand, no_search, n_workers(workers))
+        result = {"cc": result["cc"], **_likeness(moved, target, weight, voxel_size), **result}
+        if fold:
+            result |= _symmetry_summary(moved, target, fold)
+        if aligned is not None:
+            if aligned.exists() and not overwrite:
+                raise ValueError(f"{aligned} exists: choose another name or add --overwrite")
+            write_volume(aligned, moved, voxel_size)
+        if report is not None:
+            _report_average(report, moved, target, voxel_size, result)
+        return result
+
+    evaluate_once("evaluate-average", output, settings, inputs, overwrite, as_json, work)
+
+
+def _matching_reference(
+    path: Path, volume: FloatArray, voxel_size: float, name: str
+) -> tuple[FloatArray, float]:
+    """The reference on the voxels and in the box of the map, and the voxel size of both."""
+    target, target_voxel_size = read_cube(path)
+    known = [size for size in (voxel_size, target_voxel_size) if size > 0]
+    if not known:
+        raise ValueError(f"neither {name} nor {path} has a voxel size in its header: set one")
+    if len(known) == 1:
+        missing = path if voxel_size > 0 else name
+        click.echo(f"{missing} has no voxel size: taken as {known[0]:g} A", err=True)
+        voxel_size = target_voxel_size = known[0]
+    n = volume.shape[0]
+    background = float(np.concatenate([target[0].ravel(), target[-1].ravel()]).mean())
+    target = target - background
+    if abs(target_voxel_size / voxel_size - 1.0) > VOXEL_SIZE_TOLERANCE:
+        click.echo(f"{path}: resampled from {target_voxel_size:g} to {voxel_size:g} A", err=True)
+        target = change_voxel_size(target, target_voxel_size, voxel_size)
+    if target.shape[0] != n:
+        click.echo(f"{path}: box changed from {target.shape[0]} to {n} voxels", err=True)
+        target = crop_or_pad(target, (n, n, n))
+    return target, voxel_size
+
+
+def _mask(mask: str, n: int) -> FloatArray:
+    """The weights of voxels in comparisons."""
+    if mask == "soft":
+        return superposition.evaluation_mask(n)
+    weight = read_cube(mask)[0]
+    if weight.shape[0] != n:
+        raise ValueError(f"{mask} has a box of {weight.shape[0]}, the map {n}: give one of {n}")
+    if weight.min() < 0:
+        raise ValueError(f"{mask} has values below 0 ({weight.min():g}): a mask lies in 0 to 1")
+    return weight
+
+
+def _superposed(
+    volume: FloatArray, target: FloatArray, hand: str, no_search: bool, threads: int
+) -> tuple[FloatArray, dict[str, Any]]:
+    """The map on the reference, and how it got there."""
+    if no_search:
+        likeness = superposition.correlation(volume, target)
+        return volume, {"cc": likeness, "hand": "same", "superposed": False}
+    versions = {"same": volume, "mirrored": superposition.mirrored(volume)}
+    fits = executor_of(min(threads, 2)).map(
+        lambda version: superposition.superpose(version, target), versions.values())
+    found = dict(zip(versions, fits, strict=True))
+    # The reference is laid on the map here: turning the map instead would carry some of the noise
+    # in its corners out of the box, more or less of it with the angle.
+    cc = {
+        name: superposition.correlation(
+            versions[name], superposition.move_map(target, invert(found[name][0])))
+        for name in versions
+    }
+    better = max(found, key=lambda name: found[name][1])
+    chosen = better if hand == "best" else hand
+    pose = found[chosen][0]
+    return superposition.move_map(versions[chosen], pose), {
+        "cc": cc[chosen], "hand": better, "hand_measured": chosen,
+        "cc_same": cc["same"], "cc_mirrored": cc["mirrored"], "superposed": True,
+        "rotation_euler_zyz_deg": np.rad2deg(matrix_to_euler(pose.rotation[0])),
+        "shift_xyz_voxels": pose.shift_xyz[0],
+    }
+
+
+def _likeness(
+    moved: FloatArray, target: FloatArray, weight: FloatArray, voxel_size: float
+) -> dict[str, Any]:
+    """Correlations and FSC of superposed maps."""
+    n = target.shape[0]
+    flat, flat_target = (superposition.without_radial_mean(v) for v in (moved, target))
+    curve = fourier_shell_correlation(moved, target, weight)
+    return {
+        "cc_masked": superposition.correlation(moved, target, weight),
+        "cc_no_radial": superposition.correlation(flat, flat_target, weight),
+        "fsc_half_angst": resolution_angst(curve, n, voxel_size, 0.5),
+        "fsc_0143_angst": resolution_angst(curve, n, voxel_size, 0.143),
+        "fsc": curve,
+        "frequency_per_angst": frequencies_per_angst(n, voxel_size),
+        "voxel_size_angst": voxel_size, "box": n,
+    }
+
+
+def _symmetry_summary(
+    volume: FloatArray, reference: FloatArray | None, fold: int
+) -> dict[str, Any]:
+    """Self-correlation about the n-fold axis of the reference, or of the map itself."""
+    source = volume if reference is None else reference
+    frame, score = superposition.symmetry_frame(source, fold)
+    on_axis = superposition.move_map(volume, frame)
+    result: dict[str, Any] = {
+        "self_correlation": superposition.self_correlation(on_axis, fold),
+        "symmetry_fold": fold,
+        "symmetry_axis_xyz": frame.rotation[0][2],
+        "symmetry_axis_found_on": "map" if reference is None else "reference",
+        "symmetry_axis_score": score,
+    }
+    if reference is not None:
+        result["self_correlation_reference"] = superposition.self_correlation(
+            superposition.move_map(reference, frame), fold
+        )
+    return result
+
+
+def _report_average(
+    path: Path, moved: FloatArray, target: FloatArray, voxel_size: float, result: dict[str, Any]
+) -> None:
+    """Both maps side by side, the FSC and the numbers."""
+    numbers = {k: v for k, v in result.items() if k not in {"fsc", "frequency_per_angst"}}
+    gallery = plots.class_gallery(np.stack([moved, target]), ["map", "reference"], voxel_size)
+    curves = {"map and reference": (result["frequency_per_angst"], result["fsc"])}
+    Report("A map and its reference").add_figure(
+        gallery, "Central slices and projections of the superposed map and of the reference."
+    ).add_figure(
+        plots.fsc_curves(curves), "Fourier shell correlation inside the mask."
+    ).add_table("Numbers", numbers).write(path)
+
+
+# --------------------------------------------------------------------------------------- fsc
+@click.command("fsc")
+@click.argument("half1", type=FILE)
+@click.argument("half2", type=FILE)
+@click.option("--mask", default=None,
+              help="Multiply both maps by this mask first: a file, or soft: a sphere of 0.42 box "
+              "sizes with a soft edge. What the mask itself correlates is taken off (phases "
+              "randomised); fsc_masked is the curve before that.")
+@click.option("--curve", default=None, type=FILE, help="Write the curve to this CSV file.")
+@report_option
+@output_option
+@seed_option
+@workers_option
+@common_options
+def fsc(
+    half1: Path, half2: Path, mask: str | None, curve: Path | None, report: Path | None,
+    output: Path | None, seed: int, workers: int | None, as_json: bool, overwrite: bool,
+) -> None:
+    """Fourier shell correlation of two half maps, and the resolution at 0.143 and 0.5."""
+    settings = {"mask": mask, "curve": curve, "report": report, "seed": seed}
+    inputs = [half1, half2, *([Path(mask)] if mask not in (None, "soft") else [])]
+
+    def work() -> dict[str, Any]:
+        (first, voxel_size), (second, other_size) = read_cube(half1), read_cube(half2)
+        voxel_size = _common_voxel_size(half1, voxel_size, half2, other_size)
+        if first.shape != second.shape:
+            raise ValueError(
+                f"{half1} has a box of {first.shape[0]}, {half2} of {second.shape[0]}: they must "
+                "be halves of one set"
+            )
+        n = first.shape[0]
+        curves = _half_map_curves(first, second, mask, seed)
+        frequency = frequencies_per_angst(n, voxel_size)
+        if curve is not None:
+            with replacing(curve) as temporary:
+                pd.DataFrame({"frequency_per_angst": frequency, **curves}).to_csv(
+                    temporary, index=False)
+        if report is not None:
+            drawn = {name: (frequency, values) for name, values in curves.items()}
+            Report("Fourier shell correlation").add_figure(plots.fsc_curves(drawn)).write(report)
+        return {
+            "fsc_0143_angst": resolution_angst(curves["fsc"], n, voxel_size, 0.143),
+            "fsc_half_angst": resolution_angst(curves["fsc"], n, voxel_size, 0.5),
+            "voxel_size_angst": voxel_size, "box": n,
+            **curves, "frequency_per_angst": frequency,
+        }
+
+    evaluate_once("fsc", output, settings, inputs, overwrite, as_json, work)
+
+
+def _half_map_curves(
+    first: FloatArray, second: FloatArray, mask: str | None, seed: int
+) -> dict[str, FloatArray]:
+    """The FSC, and with a mask also those it was made from."""
+    raw = fourier_shell_correlation(first, second)
+    if mask is None:
+        return {"fsc": raw}
+    weight = _mask(mask, first.shape[0])
+    rng = np.random.default_rng([seed, 0])
+    return {
+        "fsc": corrected_fsc(first, second, weight, rng),
+        "fsc_masked": fourier_shell_correlation(first, second, weight),
+        "fsc_unmasked": raw,
+    }
+
+
+def _common_voxel_size(first: Path, size: float, second: Path, other: float) -> float:
+    """The voxel size of two maps that must share it (angstrom)."""
+    known = [s for s in (size, other) if s > 0]
+    if not known:
+        raise ValueError(f"neither {first} nor {second} has a voxel size in its header: set it")
+    if max(known) > min(known) * (1 + VOXEL_SIZE_TOLERANCE):
+        raise ValueError(f"{first} has voxels of {size:g} A, {second} of {other:g} A: they must "
+                         "be halves of one set")
+    return known[0]

@@ -1,0 +1,91 @@
+"""Picks with their verdicts: as a table, and in a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scipion_faml import plots
+from scipion_faml.cli.tomograms import open_tomogram
+from scipion_faml.cli.truth import coordinate_voxel_size_angst, particle_centres_angst
+from scipion_faml.evaluation.curves import PrecisionRecall
+from scipion_faml.evaluation.picks import PickAgreement
+from scipion_faml.io import COORDINATES, ParticleTable
+from scipion_faml.report import Report
+from scipion_faml.types import IntArray
+
+KEPT = ("rlnTomoName", "rlnClassNumber", "famlModel", "famlScore")
+DRAWN_SLICES = 3
+
+
+def judged_table(
+    found: PickAgreement, table: ParticleTable, truth: ParticleTable, wrong: IntArray
+) -> ParticleTable:
+    """Return all picks and the missed particles with famlVerdict, in the truth's voxels.
+
+    famlTruth is the row of the truth (from 1) that a hit or duplicate lies on, or that was missed.
+    """
+    verdict = np.full(len(table), "false", dtype=object)
+    verdict[found.hit_pick], verdict[found.duplicate_pick] = "hit", "duplicate"
+    verdict[wrong] = "misclassified"
+    partner = np.zeros(len(table), dtype=np.intp)
+    partner[found.hit_pick] = found.hit_truth + 1
+    partner[found.duplicate_pick] = found.duplicate_truth + 1
+    missed = found.missed_truth
+    rows = pd.concat([
+        _rows(table, truth).assign(famlVerdict=verdict, famlTruth=partner),
+        _rows(truth, truth).iloc[missed].assign(famlVerdict="missed", famlTruth=missed + 1),
+    ], ignore_index=True)
+    numbers = rows.select_dtypes("number").columns
+    rows[numbers] = rows[numbers].fillna(0)  # a missed particle has no score
+    optics = pd.DataFrame({
+        "rlnOpticsGroup": [1], "rlnImagePixelSize": [coordinate_voxel_size_angst(truth)]})
+    return ParticleTable(rows.assign(rlnOpticsGroup=1), optics)
+
+
+def _rows(table: ParticleTable, truth: ParticleTable) -> pd.DataFrame:
+    """Positions and what is known about them."""
+    rows = table.rows[[name for name in KEPT if name in table.rows]].copy()
+    rows[COORDINATES] = particle_centres_angst(table) / coordinate_voxel_size_angst(truth)
+    return rows
+
+
+def picks_report(
+    path: Path, result: dict[str, Any], curves: dict[str, PrecisionRecall],
+    judged: ParticleTable, tomogram: Path | None,
+) -> None:
+    """Write numbers, curves, confusion matrix and slices with hits and misses."""
+    report = Report("Picks against the truth")
+    for warning in result["warnings"]:
+        report.add_warning(warning)
+    apart = {"per_class", "confusion", "confusion_rows", "confusion_columns", "warnings"}
+    report.add_table("Overall", {k: v for k, v in result.items() if k not in apart})
+    if tomogram is not None:
+        _add_slices(report, judged, tomogram)
+    if curves:
+        drawn = {name: (c.recall, c.precision, c.average_precision) for name, c in curves.items()}
+        report.add_figure(
+            plots.precision_recall_curves(drawn),
+            "Precision and recall as the threshold on the score falls, with the average precision; "
+            "the mark is the threshold of the best F1. 'all': positions only.")
+    if "confusion" in result:
+        report.add_figure(
+            plots.confusion(
+                result["confusion"], result["confusion_rows"], result["confusion_columns"]),
+            "Particles of each true class (rows) by the class that their pick says (columns). "
+            "Background: picks on no particle. Duplicates are not in it.")
+    rows = [{"class": label, **entry} for label, entry in result["per_class"].items()]
+    report.add_table("By true class", pd.DataFrame(rows)).write(path)
+
+
+def _add_slices(report: Report, judged: ParticleTable, tomogram: Path) -> None:
+    """Slices through the depths where most happens."""
+    positions = judged.rows[COORDINATES].to_numpy(dtype=float)
+    verdicts = judged.rows["famlVerdict"].to_numpy()
+    with open_tomogram(tomogram) as volume:
+        for z in np.quantile(positions[:, 2], np.linspace(0, 1, DRAWN_SLICES + 2)[1:-1]):
+            figure = plots.verdicts_near_slice(volume, positions, verdicts, int(z))
+            report.add_figure(figure, "Picks and missed particles near a slice.")
