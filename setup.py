@@ -25,6 +25,7 @@ setup(
         "scipion_faml",
         "scipion_faml.cli",
         "scipion_faml.datasets",
+        "scipion_faml.detector",
         "scipion_faml.enhanced",
         "scipion_faml.evaluation",
         "scipion_faml.picking",

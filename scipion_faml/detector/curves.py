@@ -1,0 +1,31 @@
+"""The picture of a training: losses, and F1 on what is held out."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+LOSSES = ("centre", "offset", "class", "box", "confidence", "loss")
+SCORES = {"f1": "localisation F1", "macro_f1": "macro F1"}
+
+
+def training_curves(history: pd.DataFrame) -> Figure:
+    """Return losses and scores of a history.csv (a row an epoch) against the epoch."""
+    figure = Figure(figsize=(8.0, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name in LOSSES:
+        if name in history:
+            left.plot(history["epoch"], history[name], linewidth=2 if name == "loss" else 1,
+                      label=name)
+    left.set_yscale("log")
+    left.set_ylabel("mean loss of the epoch")
+    for name, label in SCORES.items():
+        if name in history:
+            right.plot(history["epoch"], history[name], label=label)
+    right.set_ylim(0.0, 1.0)
+    right.set_ylabel("on held-out particles")
+    for axes in (left, right):
+        axes.set_xlabel("epoch")
+        axes.legend(fontsize=7, frameon=False)
+        axes.grid(alpha=0.3)
+    return figure
