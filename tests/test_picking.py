@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from scipion_faml.evaluation.picks import compare_positions
 from scipion_faml.picking import Picks
@@ -43,7 +44,7 @@ def scene():
 
 def test_balls_are_found_where_they_are_and_nothing_else(scene):
     tomogram, truth, _ = scene
-    result = pick_dog(tomogram, 1.0, DogConfig(DIAMETER))
+    result = pick_dog(tomogram, 1.0, DogConfig((DIAMETER,)))
     agreement = compare_positions(result.picks.position_xyz, truth, DIAMETER / 2)
     assert agreement.recall == 1.0
     assert agreement.precision >= 0.95
@@ -53,28 +54,28 @@ def test_balls_are_found_where_they_are_and_nothing_else(scene):
 
 def test_voxel_size_and_scale_of_the_density_change_nothing(scene):
     tomogram, _, _ = scene
-    here = pick_dog(tomogram, 1.0, DogConfig(DIAMETER)).picks
-    there = pick_dog(1000.0 * tomogram - 7.0, 10.0, DogConfig(10 * DIAMETER)).picks
+    here = pick_dog(tomogram, 1.0, DogConfig((DIAMETER,))).picks
+    there = pick_dog(1000.0 * tomogram - 7.0, 10.0, DogConfig((10 * DIAMETER,))).picks
     np.testing.assert_allclose(here.position_xyz, there.position_xyz, atol=0.01)
     np.testing.assert_allclose(here.score, there.score, rtol=1e-3)
 
 
 def test_dark_particles_are_the_bright_ones_of_the_negative(scene):
     tomogram, _, _ = scene
-    bright = pick_dog(tomogram, 1.0, DogConfig(DIAMETER)).picks
-    dark = pick_dog(-tomogram, 1.0, DogConfig(DIAMETER, is_dark=True)).picks
+    bright = pick_dog(tomogram, 1.0, DogConfig((DIAMETER,))).picks
+    dark = pick_dog(-tomogram, 1.0, DogConfig((DIAMETER,), is_dark=True)).picks
     np.testing.assert_allclose(bright.position_xyz, dark.position_xyz, atol=1e-3)
 
 
 def test_tiles_of_any_size_and_threads_give_the_same_picks(scene):
     tomogram, _, _ = scene
-    whole = pick_dog(tomogram, 1.0, DogConfig(DIAMETER, threshold=4.0))
+    whole = pick_dog(tomogram, 1.0, DogConfig((DIAMETER,), threshold=4.0))
     with ThreadPoolExecutor(2) as pool:
-        tiled = pick_dog(tomogram, 1.0, DogConfig(DIAMETER, threshold=4.0, tile=24), pool.map)
+        tiled = pick_dog(tomogram, 1.0, DogConfig((DIAMETER,), threshold=4.0, tile=24), pool.map)
     # The noise is sampled differently; maxima and their places are the same.
     assert compare_positions(
         whole.picks.position_xyz, tiled.picks.position_xyz, 0.05).f1 > 0.97
-    assert whole.noise_sd == pytest.approx(tiled.noise_sd, rel=0.02)
+    assert whole.noise_sd[0] == pytest.approx(tiled.noise_sd[0], rel=0.02)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 1.2])
@@ -84,7 +85,7 @@ def test_noise_alone_gives_as_many_picks_as_expected(smoothing):
         noise = np.random.default_rng(seed).standard_normal((64, 100, 100)).astype(np.float32)
         if smoothing:
             noise = ndimage.gaussian_filter(noise, smoothing)
-        config = DogConfig(10.0, false_positives=15.0, min_distance=0.0)
+        config = DogConfig((10.0,), false_positives=15.0, min_distance_angst=0.0)
         counts.append(len(pick_dog(noise, 1.0, config).picks))
     # A Poisson sum of 45 has s.d. 7; the formula holds for high levels to some 30 %.
     assert 25 < sum(counts) < 75
@@ -93,7 +94,7 @@ def test_noise_alone_gives_as_many_picks_as_expected(smoothing):
 def test_fewer_false_positives_mean_a_higher_threshold(scene):
     _, _, noise = scene
     thresholds = [
-        pick_dog(noise, 1.0, DogConfig(DIAMETER, false_positives=f)).threshold
+        pick_dog(noise, 1.0, DogConfig((DIAMETER,), false_positives=f)).threshold
         for f in (0.01, 1.0, 10.0)
     ]
     assert thresholds[0] > thresholds[1] > thresholds[2] >= 2.0
@@ -101,16 +102,16 @@ def test_fewer_false_positives_mean_a_higher_threshold(scene):
 
 def test_a_fixed_threshold_and_a_number_of_picks_are_kept_to(scene):
     tomogram, _, _ = scene
-    result = pick_dog(tomogram, 1.0, DogConfig(DIAMETER, threshold=6.5))
+    result = pick_dog(tomogram, 1.0, DogConfig((DIAMETER,), threshold=6.5))
     assert result.threshold == 6.5 and result.picks.score.min() >= 6.5
-    best = pick_dog(tomogram, 1.0, DogConfig(DIAMETER, max_picks=5)).picks
+    best = pick_dog(tomogram, 1.0, DogConfig((DIAMETER,), max_picks=5)).picks
     assert len(best) == 5
-    assert pick_dog(tomogram, 1.0, DogConfig(DIAMETER, threshold=500.0)).picks.score.size == 0
+    assert pick_dog(tomogram, 1.0, DogConfig((DIAMETER,), threshold=500.0)).picks.score.size == 0
 
 
 def test_no_pick_lies_nearer_to_a_face_than_the_border(scene):
     tomogram, _, _ = scene
-    result = pick_dog(tomogram, 1.0, DogConfig(DIAMETER, border=1.0, threshold=2.0))
+    result = pick_dog(tomogram, 1.0, DogConfig((DIAMETER,), border_angst=DIAMETER, threshold=2.0))
     away = np.minimum(
         result.picks.position_xyz, np.array(tomogram.shape)[::-1] - 1 - result.picks.position_xyz)
     assert away.min() >= DIAMETER
@@ -119,15 +120,15 @@ def test_no_pick_lies_nearer_to_a_face_than_the_border(scene):
 
 def test_picks_keep_their_distance(scene):
     tomogram, _, _ = scene
-    picks = pick_dog(tomogram, 1.0, DogConfig(DIAMETER, threshold=2.0)).picks
+    picks = pick_dog(tomogram, 1.0, DogConfig((DIAMETER,), threshold=2.0)).picks
     apart = np.linalg.norm(picks.position_xyz[:, None] - picks.position_xyz[None], axis=2)
     assert apart[~np.eye(len(picks), dtype=bool)].min() > 0.8 * DIAMETER
 
 
 def test_a_crowd_does_not_raise_the_noise(scene):
     tomogram, _, noise = scene
-    crowded = pick_dog(tomogram, 1.0, DogConfig(DIAMETER)).noise_sd
-    empty = pick_dog(noise, 1.0, DogConfig(DIAMETER)).noise_sd
+    crowded = pick_dog(tomogram, 1.0, DogConfig((DIAMETER,))).noise_sd[0]
+    empty = pick_dog(noise, 1.0, DogConfig((DIAMETER,))).noise_sd[0]
     # Clipping and scaling by the tomogram's own spread differ a little between the two.
     assert crowded == pytest.approx(empty, rel=0.1)
 
@@ -138,7 +139,7 @@ def test_a_gold_bead_does_not_outshine_particles(scene):
     spot = np.array([55, 48, 28])
     away = np.linalg.norm(truth - spot, axis=1) > 1.5 * DIAMETER
     with_gold[27:30, 47:50, 54:57] = 500.0
-    picks = pick_dog(with_gold, 1.0, DogConfig(DIAMETER)).picks
+    picks = pick_dog(with_gold, 1.0, DogConfig((DIAMETER,))).picks
     agreement = compare_positions(picks.position_xyz, truth[away], DIAMETER / 2)
     assert agreement.recall == 1.0
 
@@ -147,8 +148,8 @@ def test_fine_tomograms_are_binned_and_positions_stay(scene):
     rng = np.random.default_rng(1)
     shape, truth = (64, 64, 64), np.array([[20.0, 25, 30], [44, 40, 35]])
     tomogram = balls(shape, truth, 11.0) + 0.5 * rng.standard_normal(shape).astype(np.float32)
-    result = pick_dog(tomogram, 2.0, DogConfig(44.0))
-    assert result.binning == 2
+    result = pick_dog(tomogram, 2.0, DogConfig((44.0,)))
+    assert result.binning == (2,)
     found = compare_positions(result.picks.position_xyz, truth, 3.0)
     assert found.recall == 1.0 and found.distance.max() < 1.0
 
@@ -172,14 +173,14 @@ def test_neighbours_are_suppressed_best_first():
 def test_integer_tomograms_are_picked_in(scene):
     tomogram, truth, _ = scene
     counts = np.clip(100 + 20 * tomogram, 0, 255).astype(np.uint8)
-    picks = pick_dog(counts, 1.0, DogConfig(DIAMETER)).picks
+    picks = pick_dog(counts, 1.0, DogConfig((DIAMETER,))).picks
     assert compare_positions(picks.position_xyz, truth, DIAMETER / 2).recall == 1.0
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"diameter_angst": 1.0}, "2 at least are needed"),
-    ({"diameter_angst": 80.0}, "shortest side"),
-    ({"diameter_angst": -5.0}, "above 0"),
+    ({"diameters_angst": (1.0,)}, "2 at least are needed"),
+    ({"diameters_angst": (80.0,)}, "shortest side"),
+    ({"diameters_angst": (-5.0,)}, "above 0"),
     ({"false_positives": 0.0}, "above 0"),
     ({"ratio": 1.0}, "must exceed 1"),
     ({"max_picks": 0}, "at least 1"),
@@ -187,19 +188,128 @@ def test_integer_tomograms_are_picked_in(scene):
 def test_impossible_settings_are_named(scene, change, message):
     tomogram, _, _ = scene
     with pytest.raises(ValueError, match=message):
-        pick_dog(tomogram, 1.0, DogConfig(**{"diameter_angst": DIAMETER, **change}))
+        pick_dog(tomogram, 1.0, DogConfig(**{"diameters_angst": (DIAMETER,), **change}))
 
 
 def test_damaged_tomograms_are_refused(scene):
     tomogram, _, _ = scene
     with pytest.raises(ValueError, match="constant"):
-        pick_dog(np.zeros((40, 40, 40), dtype=np.float32), 1.0, DogConfig(DIAMETER))
+        pick_dog(np.zeros((40, 40, 40), dtype=np.float32), 1.0, DogConfig((DIAMETER,)))
     damaged = tomogram.copy()
     damaged[5, 5, 5] = np.nan
     with pytest.raises(ValueError, match="NaN or infinite"):
-        pick_dog(damaged, 1.0, DogConfig(DIAMETER))
+        pick_dog(damaged, 1.0, DogConfig((DIAMETER,)))
 
 
 def test_picks_of_unequal_lengths_are_refused():
     with pytest.raises(ValueError, match="picks need"):
         Picks(np.zeros((2, 3)), np.zeros(3), np.zeros(2, dtype=int))
+
+
+# ------------------------------------------------------------------ several sizes, mask, gold, LoG
+SIZES = (8.0, 20.0)
+
+
+@pytest.fixture(scope="module")
+def two_sizes():
+    """A noisy tomogram with balls of two diameters, their positions and diameters."""
+    rng = np.random.default_rng(3)
+    shape = (64, 110, 110)
+    truth = np.array([[x, y, z] for x in (20, 45, 70, 92) for y in (20, 45, 70, 92)
+                      for z in (18, 46)], dtype=float)
+    diameters = rng.permutation(np.repeat(SIZES, len(truth) // 2))
+    tomogram = rng.standard_normal(shape).astype(np.float32)
+    for size, contrast in zip(SIZES, (2.0, 0.7), strict=True):
+        tomogram += contrast * balls(shape, truth[diameters == size], size / 2)
+    return tomogram, truth, diameters
+
+
+@pytest.mark.parametrize("name", ["dog", "log"])
+def test_each_pick_tells_the_diameter_that_answers_best(two_sizes, name):
+    tomogram, truth, diameters = two_sizes
+    found = pick_dog(tomogram, 1.0, DogConfig(SIZES, filter=name))
+    distance, nearest = cKDTree(truth).query(found.picks.position_xyz)
+    assert len(found.picks) == len(truth) and distance.max() < 3.0
+    assert (found.diameter_angst == diameters[nearest]).mean() > 0.95
+
+
+def test_one_size_alone_finds_fewer_of_the_other(two_sizes):
+    tomogram, truth, diameters = two_sizes
+    small = pick_dog(tomogram, 1.0, DogConfig(SIZES[:1])).picks
+    large = truth[diameters == SIZES[1]]
+    assert compare_positions(small.position_xyz, large, 4.0).recall < 0.9
+
+
+def test_sizes_share_the_false_positives():
+    counts, expected = [], 15.0
+    for seed in range(3):
+        noise = np.random.default_rng(seed).standard_normal((64, 100, 100)).astype(np.float32)
+        config = DogConfig((8.0, 12.0), false_positives=expected, min_distance_angst=0.0)
+        found = pick_dog(noise, 1.0, config)
+        assert found.expected_false_positives == pytest.approx(expected)
+        counts.append(len(found.picks))
+    assert 25 < sum(counts) < 90  # of 45, and some more at so low a level
+
+
+def test_a_mask_bounds_picks_and_the_false_positives():
+    n_found = 0
+    mask = np.zeros((64, 100, 100), dtype=np.uint8)
+    mask[16:48, :, :50] = 1  # a quarter
+    for seed in range(3):
+        noise = np.random.default_rng(seed).standard_normal(mask.shape).astype(np.float32)
+        # Louder noise elsewhere must not raise the threshold within.
+        noise[mask == 0] *= 3.0
+        config = DogConfig((8.0,), false_positives=15.0, min_distance_angst=0.0, clip_sd=20.0)
+        found = pick_dog(noise, 1.0, config, mask=mask)
+        nearest = np.rint(found.picks.position_xyz[:, ::-1]).astype(int)
+        assert (mask[tuple(nearest.T)] == 1).all()
+        n_found += len(found.picks)
+    assert 25 < n_found < 100  # of 45; the filter sees a little beyond the mask
+
+
+def test_a_smaller_mask_allows_a_lower_threshold(scene):
+    _, _, noise = scene
+    mask = np.zeros(noise.shape, dtype=np.float32)
+    mask[:, :48] = 1.0
+    whole = pick_dog(noise, 1.0, DogConfig((DIAMETER,)))
+    part = pick_dog(noise, 1.0, DogConfig((DIAMETER,)), mask=mask)
+    assert part.threshold < whole.threshold
+
+
+def test_masks_that_fit_nothing_are_refused(scene):
+    tomogram, _, _ = scene
+    with pytest.raises(ValueError, match="nowhere above 0.5"):
+        pick_dog(tomogram, 1.0, DogConfig((DIAMETER,)), mask=np.zeros_like(tomogram))
+    with pytest.raises(ValueError, match="the mask has shape"):
+        pick_dog(tomogram, 1.0, DogConfig((DIAMETER,)), mask=np.ones((4, 4, 4)))
+
+
+@pytest.mark.parametrize("noise_sd", [1.0, 0.05])
+def test_gold_beads_of_the_particles_size_are_left_out(scene, noise_sd):
+    tomogram, truth, noise = scene
+    volume = tomogram + (noise_sd - 1.0) * noise  # 0.05: as after denoising
+    shape, gold = volume.shape, np.array([[55.0, 48.0, 28.0], [20.0, 80.0, 12.0]])
+    volume = volume + 30.0 * balls(shape, gold, DIAMETER / 2)
+    result = pick_dog(volume, 1.0, DogConfig((DIAMETER,)))
+    assert result.n_gold == 2
+    assert cKDTree(gold).query(result.picks.position_xyz)[0].min() > DIAMETER / 2
+    away = cKDTree(gold).query(truth)[0] > 1.5 * DIAMETER
+    assert compare_positions(result.picks.position_xyz, truth[away], DIAMETER / 2).recall == 1.0
+
+
+def test_distances_of_their_own_suppress_by_their_mean():
+    line = np.array([[0.0, 0, 0], [5, 0, 0], [11, 0, 0]])
+    own = np.array([4.0, 8.0, 8.0])  # means: 6 between the first two, 8 between the last two
+    assert suppress_neighbours(line, own).tolist() == [0, 2]
+    assert suppress_neighbours(line[1:], own[1:]).tolist() == [0]
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"diameters_angst": ()}, "no diameter"),
+    ({"diameters_angst": (12.0, 12.0)}, "given twice"),
+    ({"filter": "sobel"}, "is not known"),
+    ({"min_distance_angst": -1.0}, "not be negative"),
+])
+def test_impossible_settings_of_several_sizes_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        DogConfig(**{"diameters_angst": (DIAMETER,), **change})

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scipion_faml.types import FloatArray, IntArray
+from scipion_faml.types import BoolArray, FloatArray, IntArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,13 +36,18 @@ class Picks:
 
     def inside(self, mask: FloatArray | None) -> Picks:
         """Return the picks on voxels where a mask [z, y, x] is above 0.5; all without one."""
-        if mask is None or not len(self):
-            return self
-        nearest = np.rint(self.position_xyz[:, ::-1]).astype(np.intp)
-        nearest = np.clip(nearest, 0, np.array(mask.shape) - 1)
-        return self.take(np.flatnonzero(mask[tuple(nearest.T)] > 0.5))
+        return self.take(np.flatnonzero(in_mask(self.position_xyz, mask)))
 
     @staticmethod
     def none() -> Picks:
         """Return no picks."""
         return Picks(np.zeros((0, 3)), np.zeros(0), np.zeros(0, dtype=np.intp))
+
+
+def in_mask(position_xyz: FloatArray, mask: FloatArray | None) -> BoolArray:
+    """Return which positions (P, 3) lie on voxels where a mask [z, y, x] is above 0.5, or all."""
+    if mask is None:
+        return np.ones(len(position_xyz), dtype=bool)
+    nearest = np.rint(position_xyz[:, ::-1]).astype(np.intp)
+    nearest = np.clip(nearest, 0, np.array(mask.shape) - 1)
+    return np.asarray(mask[tuple(nearest.T)] > 0.5)

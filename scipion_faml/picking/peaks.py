@@ -37,12 +37,19 @@ def between_voxels(response: FloatArray, index: IntArray) -> tuple[FloatArray, F
     return position, height
 
 
-def suppress_neighbours(position: FloatArray, min_distance: float) -> IntArray:
-    """Return indices of positions (M, 3), given best first, that no better one is too near to."""
-    if len(position) < 2 or min_distance <= 0:
+def suppress_neighbours(position: FloatArray, min_distance: float | FloatArray) -> IntArray:
+    """Return indices of positions (M, 3), given best first, that no better one is too near to.
+
+    `min_distance` may be an array (M,), each position's own; a pair then keeps the mean of both.
+    """
+    own = np.broadcast_to(np.asarray(min_distance, dtype=np.float64), (len(position),))
+    if len(position) < 2 or not own.max() > 0:
         return np.arange(len(position))
     is_kept = np.ones(len(position), dtype=bool)
-    near = cKDTree(position).query_pairs(min_distance, output_type="ndarray")
+    near = cKDTree(position).query_pairs(own.max(), output_type="ndarray")
+    if own.min() < own.max():
+        apart = np.linalg.norm(position[near[:, 0]] - position[near[:, 1]], axis=1)
+        near = near[apart <= own[near].mean(axis=1)]
     for better, worse in _by_rank(near):
         if is_kept[better]:
             is_kept[worse] = False

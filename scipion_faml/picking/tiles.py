@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from scipion_faml.types import FloatArray
+from scipion_faml.types import FloatArray, IntArray
 from scipion_faml.volume import iter_tiles
 
 MAX_SAMPLES = 2_000_000
@@ -43,6 +43,12 @@ class Binned:
             raise ValueError("the tomogram holds voxels that are NaN or infinite: exclude it")
         return values
 
+    def full_voxels(self, position_zyx: FloatArray | IntArray) -> FloatArray:
+        """Return positions (M, 3) in binned voxels as positions in the tomogram's own."""
+        # A binned voxel's centre lies (b - 1) / 2 voxels behind the first voxel it holds.
+        placed: FloatArray = position_zyx * float(self.binning) + (self.binning - 1) / 2.0
+        return placed
+
     def samples(self) -> FloatArray:
         """Return voxels from all over, some millions at most."""
         slices = max(1, MAX_SAMPLES // max(self.shape[1] * self.shape[2], 1))
@@ -54,7 +60,7 @@ class Binned:
 
 
 def searched_tiles(
-    shape: tuple[int, int, int], tile: int, overlap: int, mask: FloatArray | None
+    shape: tuple[int, int, int], tile: int, overlap: int, mask: FloatArray | Binned | None
 ) -> list[Tile]:
     """Return the tiles of `iter_tiles` whose cores a mask [z, y, x] of that shape touches."""
     tiles = list(iter_tiles(shape, tile, overlap))
