@@ -30,21 +30,27 @@ def back_project(
         The tomogram is centred on the tilt axis.
     """
     n_x, n_y, n_z = shape_xyz
-    filtered = _upsampled_rows(images, angles_deg, n_z)
     top = images.shape[1] // 2 - n_y // 2
-    filtered = np.ascontiguousarray(filtered[:, top : top + n_y])
+    filtered = _upsampled_rows(images[:, top : top + n_y], angles_deg, n_z)
+    # A layer takes whole columns of the images: with the tilt axis innermost they are contiguous.
+    columns = np.ascontiguousarray(filtered.transpose(0, 2, 1))
+    del filtered
     angle = np.deg2rad(np.asarray(angles_deg, dtype=np.float64))
     across = np.arange(n_x) - n_x // 2
 
     def layer(z: int) -> FloatArray:
-        total = np.zeros((n_y, n_x), dtype=np.float32)
-        for image, theta in zip(filtered, angle, strict=True):
+        total = np.zeros((n_x, n_y), dtype=np.float32)
+        read = np.empty_like(total)
+        for image, theta in zip(columns, angle, strict=True):
             place = np.cos(theta) * across + np.sin(theta) * (z - n_z // 2)
-            place = np.clip(2.0 * (place + images.shape[2] // 2), 0, image.shape[1] - 2)
+            place = np.clip(2.0 * (place + images.shape[2] // 2), 0, len(image) - 2)
             left = place.astype(np.intp)
-            part = (place - left).astype(np.float32)
-            total += image[:, left] * (1 - part) + image[:, left + 1] * part
-        return total
+            part = (place - left).astype(np.float32)[:, None]
+            for column, weight in ((left, 1.0 - part), (left + 1, part)):
+                np.take(image, column, axis=0, out=read, mode="clip")
+                np.multiply(read, weight, out=read)
+                np.add(total, read, out=total)
+        return total.T
 
     tomogram = np.empty((n_z, n_y, n_x), dtype=np.float32)
     for z, plane in enumerate(ordered_map(layer, range(n_z), n_workers)):

@@ -88,10 +88,9 @@ def make_scene(
 def label_radius(structure: Structure, level: float = LABEL_LEVEL) -> float:
     """Radius about the centre (voxels) of a ball that holds the label of a structure in any pose.
 
-    A voxel more than that of the map: turned and moved between voxels, the density may pass the
-    level in a voxel beyond.
+    Half a voxel more than the map's: turned, the farthest voxel may fall between two.
     """
-    return reach(structure, level) + 1.0
+    return reach(structure, level) + 0.5
 
 
 def reach(structure: Structure, level: float) -> float:
