@@ -442,18 +442,18 @@ def precision_recall_curves(
     """
     figure = _figure(6.4 if len(curves) > 1 else 4.8, 3.8)
     axes = figure.add_subplot()
-    along = np.linspace(0.01, 1.0, 200)
     for f1 in (0.2, 0.4, 0.6, 0.8):
-        across = f1 * along / np.maximum(2.0 * along - f1, 1e-9)
-        shown = (2.0 * along > f1) & (across <= 1.0)
-        axes.plot(along[shown], across[shown], color=GREY, alpha=0.35, linewidth=0.7)
+        along = np.linspace(f1 / (2.0 - f1), 1.0, 100)
+        axes.plot(along, f1 * along / (2.0 * along - f1), color=GREY, alpha=0.35, linewidth=0.7)
         axes.text(1.005, f1 / (2.0 - f1), f"F1 {f1:g}", fontsize=6, color=GREY, va="center")
     for k, (name, (recall, precision, average)) in enumerate(curves.items()):
         r, p = np.asarray(recall, dtype=float), np.asarray(precision, dtype=float)
         colour = "black" if k == 0 else COLOURS[(k - 1) % (len(COLOURS) - 1)]
         style = "-" if k <= len(COLOURS) - 1 else "--"
-        axes.step(r, p, style, where="post", color=colour, linewidth=2.0 if k == 0 else 1.2,
-                  label=f"{name}  {average:.2f}", zorder=3 if k == 0 else 2)
+        # Steps whose area is the average precision: up to each recall at its precision.
+        axes.step([0.0, *r], [*p[:1], *p], style, where="pre", color=colour,
+                  linewidth=2.0 if k == 0 else 1.2, label=f"{name}  {average:.2f}",
+                  zorder=3 if k == 0 else 2)
         if len(r):
             best = int((r * p / np.maximum(r + p, 1e-12)).argmax())
             axes.plot(r[best], p[best], "o", color=colour, markersize=4, zorder=4)

@@ -39,8 +39,10 @@ def judged_table(
         _rows(table, truth).assign(famlVerdict=verdict, famlTruth=partner),
         _rows(truth, truth).iloc[missed].assign(famlVerdict="missed", famlTruth=missed + 1),
     ], ignore_index=True)
-    numbers = rows.select_dtypes("number").columns
-    rows[numbers] = rows[numbers].fillna(0)  # a missed particle has no score
+    # A missed particle has no score, and many pickers tell no class.
+    rows = rows.fillna({"famlScore": 0.0, "rlnClassNumber": 0, "famlModel": "unknown"})
+    if "rlnClassNumber" in rows:
+        rows["rlnClassNumber"] = rows["rlnClassNumber"].astype(int)
     optics = pd.DataFrame({
         "rlnOpticsGroup": [1], "rlnImagePixelSize": [coordinate_voxel_size_angst(truth)]})
     return ParticleTable(rows.assign(rlnOpticsGroup=1), optics)
