@@ -12,7 +12,6 @@ from scipion_faml.cli import run
 from scipion_faml.geometry import RigidTransforms, compose, random_rotations
 from scipion_faml.io import (
     COORDINATES,
-    ORIGINS,
     ParticleTable,
     optics_table,
     read_particles,
@@ -239,39 +238,7 @@ def test_fsc_of_halves_gives_curve_and_resolutions(tmp_path, capsys):
     assert "box of 24" in capsys.readouterr().err
 
 
-def test_evaluate_picks_by_radius_and_over_tomograms(tmp_path, capsys):
-    truth = pd.DataFrame({
-        "rlnTomoName": ["a", "a", "b"], "rlnClassNumber": [1, 2, 2],
-        "rlnCoordinateX": [10.0, 50, 10], "rlnCoordinateY": 10.0, "rlnCoordinateZ": 10.0})
-    # The third lies where only the other tomogram has a particle; the fourth repeats the first.
-    picks = pd.DataFrame({
-        "rlnTomoName": ["a", "b", "b", "a"], "rlnCoordinateX": [11.0, 12, 50, 9],
-        "rlnCoordinateY": 10.0, "rlnCoordinateZ": 10.0, "famlScore": [4.0, 3, 2, 1]})
-    optics = pd.DataFrame({"rlnOpticsGroup": [1], "rlnImagePixelSize": [VOXEL]})
-    for name, rows in (("truth", truth), ("picks", picks)):
-        write_particles(tmp_path / f"{name}.star", ParticleTable(rows, optics))
-    result = run_json(capsys, "evaluate-picks", tmp_path / "picks.star", "--truth",
-                      tmp_path / "truth.star", "--radius", 5 * VOXEL)
-    assert (result["n_truth"], result["n_picked"], result["n_hit"], result["n_duplicate"]) == (
-        3, 4, 2, 1)
-    assert result["precision"] == 0.5 and result["recall"] == pytest.approx(2 / 3)
-    assert result["per_class"]["2"]["recall"] == 0.5 and result["macro_f1"] is None
-    assert result["distance_median_angst"] == pytest.approx(1.5 * VOXEL)
-
-
 def test_a_missing_file_is_named(tmp_path, capsys):
     for verb in ("evaluate-poses", "evaluate-classes"):
         assert run([verb, str(tmp_path / "none.star"), "--truth", str(tmp_path / "t.star")]) == 2
         assert "none.star does not exist" in capsys.readouterr().err
-
-
-def test_origins_move_the_particle_not_the_box(tmp_path, capsys):
-    base = {"rlnCoordinateX": [30.0], "rlnCoordinateY": [30.0], "rlnCoordinateZ": [30.0]}
-    shifted = {**base, "rlnCoordinateX": [26.0], ORIGINS[0]: [-4 * VOXEL], ORIGINS[1]: [0.0],
-               ORIGINS[2]: [0.0]}
-    optics = pd.DataFrame({"rlnOpticsGroup": [1], "rlnImagePixelSize": [VOXEL]})
-    write_particles(tmp_path / "truth.star", ParticleTable(pd.DataFrame(base), optics))
-    write_particles(tmp_path / "picks.star", ParticleTable(pd.DataFrame(shifted), optics))
-    result = run_json(capsys, "evaluate-picks", tmp_path / "picks.star", "--truth",
-                      tmp_path / "truth.star", "--radius", VOXEL)
-    assert result["n_hit"] == 1 and result["distance_median_angst"] == pytest.approx(0, abs=1e-3)
