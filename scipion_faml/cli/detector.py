@@ -436,6 +436,7 @@ def pick_detector(
             "score_median": float(np.median(picks.score)) if len(picks) else None,
             "n_candidates": len(found), "voxel_size_angst": size,
             "detector_voxel_size_angst": trained.voxel_size_angst,
+            "diameters_angst": [d * trained.voxel_size_angst for d in trained.diameters],
             "thresholds_from": trained.thresholds_from if threshold is None else "--threshold",
             "device": str(where), "tomogram": tomogram, "weights": chosen,
             "picks": output if len(picks) else None,
