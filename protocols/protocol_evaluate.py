@@ -12,10 +12,11 @@ from pyworkflow.utils import Message
 from tomo.objects import SetOfAverageSubTomograms, SetOfClassesSubTomograms
 
 from scipion_faml import convert
-from scipion_faml.io import write_particles
+from scipion_faml.io import read_particles, write_particles
 
 from .protocol_base import ProtFamlBase, words_of
 
+MATCHINGS = ("best", "greedy")
 MAX_PAIRS = 36  # averages times true maps that are superposed when no classes say which belong
 
 
@@ -64,6 +65,14 @@ class ProtFamlEvaluate(ProtFamlBase):
         form.addParam("radius", params.FloatParam, default=80.0, validators=[params.GT(0)],
                       label="Positions agree within (Å)",
                       help="About half a particle's radius to its radius.")
+        form.addParam("matching", params.EnumParam, default=0,
+                      choices=["the nearest", "that of the highest score"],
+                      label="Of several picks on a particle",
+                      expertLevel=params.LEVEL_ADVANCED,
+                      help="counts as the hit; the others are duplicates. The first gives most "
+                           "hits, the second is the rule of precision-recall curves. Where the "
+                           "groups of both sets are classes, the same numbers must mean the same "
+                           "structures.")
         form.addParam("symmetry", params.StringParam, default="C1", label="Point groups",
                       help="Of the true structures, separated by commas where they differ: "
                            "C1, D7, ... Orientations are compared modulo these.")
@@ -110,7 +119,7 @@ class ProtFamlEvaluate(ProtFamlBase):
         picks, true_picks = folder / "picks.star", folder / "true_picks.star"
         particles, true_particles = folder / "particles.star", folder / "true_particles.star"
         if picks.exists() and true_picks.exists():
-            self._evaluate("picks", picks, true_picks, results, radius=self.radius.get())
+            self._evaluatePicks(picks, true_picks, results)
         if not particles.exists():
             return
         truth = true_particles if true_particles.exists() else true_picks
@@ -125,6 +134,13 @@ class ProtFamlEvaluate(ProtFamlBase):
             self._evaluate("poses", particles, truth, results, radius=radius,
                            symmetry=",".join(words_of(self.symmetry.get())),
                            errors=results / "poses.star")
+
+    def _evaluatePicks(self, picks, truth, results):
+        has_scores = read_particles(picks).rows[convert.SCORE_COLUMN].nunique() > 1
+        self._evaluate(
+            "picks", picks, truth, results, radius=self.radius.get(),
+            matching=MATCHINGS[self.matching.get()], judged=results / "judged.star",
+            curve=results / "curve.csv" if has_scores else None)
 
     def _evaluate(self, what, found, truth, results, **options):
         self.runVerb(f"evaluate-{what}", found, truth=truth, overwrite=True,
@@ -238,10 +254,7 @@ def summary_lines(results):
     """Return one line for each part that was judged."""
     lines = []
     if "picks" in results:
-        r = results["picks"]
-        lines.append(f"Positions: precision {r['precision']:.2f}, recall {r['recall']:.2f}, "
-                     f"F1 {r['f1']:.2f} ({r['n_hit']} of {r['n_truth']} found, "
-                     f"{r['n_picked']} picked).")
+        lines += _pick_lines(results["picks"])
     if "classes" in results:
         r = results["classes"]
         lines.append(f"Classes: mean F1 {r['f1_mean']:.2f}, accuracy {r['accuracy']:.2f} of "
@@ -254,6 +267,20 @@ def summary_lines(results):
                          f"{r['fraction_within_20_deg']:.0%} within 20°; shifts: median error "
                          f"{r['shift_median_voxels']:.1f} voxels.")
     return lines
+
+
+def _pick_lines(r):
+    """Return positions in words, and classes where the picks say them."""
+    lines = [f"Positions: precision {r['precision']:.2f}, recall {r['recall']:.2f}, "
+             f"F1 {r['f1']:.2f} ({r['n_hit']} of {r['n_truth']} found, {r['n_picked']} picked, "
+             f"{r['n_false']} false, {r['n_duplicate']} on a particle found already)."]
+    if r.get("average_precision") is not None:
+        lines.append(f"Average precision {r['average_precision']:.2f}; the best F1, "
+                     f"{r['best_f1']:.2f}, at scores from {r['best_f1_threshold']:.3g}.")
+    if r.get("macro_f1") is not None:
+        lines.append(f"Classes of the picks: mean F1 {r['macro_f1']:.2f}; "
+                     f"{r['n_misclassified']} of {r['n_hit']} hits say another class.")
+    return lines + [f"Warning: {text}" for text in r.get("warnings", [])]
 
 
 def _angst(value):

@@ -94,7 +94,8 @@ def evaluate_picks(
         pairs = _pairs(table, known, files, radius, warnings)
         score = _scores(table)
         if curve is not None and score is None:
-            raise ValueError(f"{picks_file} has no {SCORES[0]}: a curve needs scores")
+            raise ValueError(
+                f"{picks_file} has no {SCORES[0]} that tells picks apart: a curve needs scores")
         order = -np.arange(len(table), dtype=float) if score is None else score
         found = (picks.greedy_agreement(pairs, order) if matching == "greedy"
                  else picks.best_agreement(pairs))
@@ -153,14 +154,14 @@ def _check_positions(table: ParticleTable) -> None:
 
 
 def _scores(table: ParticleTable) -> FloatArray | None:
-    """How sure the picker is of each pick (P,), where it tells."""
+    """How sure the picker is of each pick (P,), where it tells; one score for all tells nothing."""
     for column in SCORES:
         if column in table.rows:
             score = table.rows[column].to_numpy(dtype=float)
             if not np.isfinite(score).all():
                 first = int((~np.isfinite(score)).argmax()) + 1
                 raise ValueError(f"{table.path}: {column} of pick {first} is no finite number")
-            return np.asarray(score)
+            return np.asarray(score) if len(set(score)) > 1 or len(score) == 1 else None
     return None
 
 
