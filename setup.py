@@ -29,6 +29,7 @@ setup(
         "scipion_faml.enhanced",
         "scipion_faml.evaluation",
         "scipion_faml.picking",
+        "scipion_faml.picking.template",
         "scipion_faml.simulation",
         "scipion_faml.protocols",
         "scipion_faml.viewers",

@@ -71,7 +71,7 @@ def suitable_box(
     """
     sizes = []
     for model in models:
-        kind = _kind(model)
+        kind = kind_of(model)
         if kind in MAP_SUFFIXES:
             shape, voxel_size = read_header(model)
             sizes.append(max(shape) * voxel_size / voxel_size_angst)
@@ -93,7 +93,7 @@ def _is_phantom(model: str) -> bool:
     return model == "blobs" or model.startswith("blobs:")
 
 
-def _kind(model: str) -> str:
+def kind_of(model: str) -> str:
     """File suffix of a model, without .gz, in lower case."""
     suffixes = [suffix.lower() for suffix in Path(model).suffixes]
     if suffixes[-1:] == [".gz"]:
@@ -111,7 +111,7 @@ def load_structure(
         return structure_of_beads(beads, n, voxel_size_angst, blur_angst)
     if _is_phantom(model):
         return _phantom(model, n, voxel_size_angst)
-    kind = _kind(model)
+    kind = kind_of(model)
     if kind in MODEL_SUFFIXES:
         return structure_of_beads(read_atoms(model, assembly), n, voxel_size_angst, blur_angst)
     if kind in MAP_SUFFIXES:

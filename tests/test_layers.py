@@ -19,9 +19,10 @@ LAYER = {
         "phase", "folds", "em", "impose", "picking", "extraction", "simulation", "evaluation",
         "plots"],
     3: ["faml", "enhanced", "checkpoint", "io", "execution", "structures", "datasets", "report",
-        "detector"],
+        "detector", "template_matching", "template_refinement"],
     4: ["convert", "cli", "__main__"],
-    5: ["protocols", "viewers", "wizards", "_plugin", "scipion_env", "demo", "bibtex"],
+    5: ["protocols", "viewers", "wizards", "_plugin", "scipion_env", "demo", "bibtex",
+        "objects"],
 }
 LAYER_OF = {name: layer for layer, names in LAYER.items() for name in names}
 # The engine's modules in layer 2, each of which may use those before it.

@@ -19,6 +19,7 @@ VERBS = {
     "simulate-tomogram": "simulate_tomogram",
     "reconstruct-particles": "reconstruct",
     "pick-dog": "pick_dog",
+    "pick-template": "pick_template",
     "train-detector": "detector",
     "pick-detector": "detector",
     "extract": "extract",
