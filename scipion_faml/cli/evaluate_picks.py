@@ -112,7 +112,8 @@ def evaluate_picks(
         if judged is not None:
             write_particles(judged, verdicts)
         if report is not None:
-            picks_report(report, result, curves, verdicts, tomogram)
+            picks_report(
+                report, result, curves, verdicts, tomogram, None if files else radius)
         return result
 
     evaluate_once("evaluate-picks", output, settings, inputs, overwrite, as_json, work)

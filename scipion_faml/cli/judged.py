@@ -57,16 +57,20 @@ def _rows(table: ParticleTable, truth: ParticleTable) -> pd.DataFrame:
 
 def picks_report(
     path: Path, result: dict[str, Any], curves: dict[str, PrecisionRecall],
-    judged: ParticleTable, tomogram: Path | None,
+    judged: ParticleTable, tomogram: Path | None, radius_angst: float | None,
 ) -> None:
-    """Write numbers, curves, confusion matrix and slices with hits and misses."""
+    """Write numbers, curves, confusion matrix and slices with hits and misses.
+
+    Circles have a radius of `radius_angst` where hits are judged by it.
+    """
     report = Report("Picks against the truth")
     for warning in result["warnings"]:
         report.add_warning(warning)
     apart = {"per_class", "confusion", "confusion_rows", "confusion_columns", "warnings"}
     report.add_table("Overall", {k: v for k, v in result.items() if k not in apart})
     if tomogram is not None:
-        _add_slices(report, judged, tomogram)
+        radius = radius_angst / judged.voxel_size_angst if radius_angst else None
+        _add_slices(report, judged, tomogram, radius)
     if curves:
         drawn = {name: (c.recall, c.precision, c.average_precision) for name, c in curves.items()}
         report.add_figure(
@@ -83,11 +87,13 @@ def picks_report(
     report.add_table("By true class", pd.DataFrame(rows)).write(path)
 
 
-def _add_slices(report: Report, judged: ParticleTable, tomogram: Path) -> None:
+def _add_slices(
+    report: Report, judged: ParticleTable, tomogram: Path, radius: float | None
+) -> None:
     """Slices through the depths where most happens."""
     positions = judged.rows[COORDINATES].to_numpy(dtype=float)
     verdicts = judged.rows["famlVerdict"].to_numpy()
     with open_tomogram(tomogram) as volume:
         for z in np.quantile(positions[:, 2], np.linspace(0, 1, DRAWN_SLICES + 2)[1:-1]):
-            figure = plots.verdicts_near_slice(volume, positions, verdicts, int(z))
+            figure = plots.verdicts_near_slice(volume, positions, verdicts, int(z), radius)
             report.add_figure(figure, "Picks and missed particles near a slice.")
