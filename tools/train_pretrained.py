@@ -1,11 +1,11 @@
 """Make the shipped detector of any globular particle: scipion_faml/detector/pretrained.pt.
 
-    python tools/train_pretrained.py OUTPUT [--scenes 48] [--epochs 24] [--workers 2]
+    python tools/train_pretrained.py OUTPUT [--scenes 72] [--epochs 14] [--workers 2]
 
 Scenes come from the project's own simulator and from seeds alone. Each has a few structures: sums
 of Gaussian blobs in random numbers, sizes and shapes (compact, rods, rings, shells, pairs) or one
-of the shipped bead models at a random scale, and at random a membrane-like sheet and a few gold
-beads, which are not particles. Density, SNR, tilt range, tilt step, defocus, voxel size, CTF
+of the shipped bead models at a random scale, and at random a vesicle and a few gold beads, which
+are not particles. Density, SNR, tilt range, tilt step, defocus, voxel size, CTF
 correction and the filter of the microscopist are drawn anew for each. The classes are forgotten:
 the detector knows one, "particle". Its voxels are 10 A, its particles 60 to 320 A wide.
 
@@ -31,6 +31,7 @@ from scipion_faml.execution import one_blas_thread
 from scipion_faml.io import replacing
 from scipion_faml.simulation.back_projection import back_project
 from scipion_faml.simulation.density import (
+    PROTEIN_LEVEL,
     BeadModel,
     Structure,
     centred,
@@ -39,7 +40,13 @@ from scipion_faml.simulation.density import (
     width_of_resolution,
 )
 from scipion_faml.simulation.scene import Scene, make_scene, populate
-from scipion_faml.simulation.scene_imaging import image_scene, noisy_tomogram, project_scene
+from scipion_faml.simulation.scene_imaging import (
+    image_scene,
+    image_shape,
+    noisy_tomogram,
+    project_scene,
+)
+from scipion_faml.simulation.surroundings import Surroundings, make_surroundings
 from scipion_faml.simulation.tilt_series import Microscope, tilt_angles_deg
 from scipion_faml.types import FloatArray
 from scipion_faml.wedge import MissingWedge
@@ -48,7 +55,9 @@ VOXEL = 10.0  # angstrom
 SHAPE = (112, 112, 80)  # x, y, z voxels
 SMALLEST, LARGEST = 60.0, 320.0  # angstrom, diameters
 DIAMETER = 160.0  # the one class's, angstrom: candidates nearer than half of it are one
-HELD_OUT = 4  # scenes
+BLUR = width_of_resolution(20.0)  # angstrom, of gold beads and membranes
+HELD_OUT = 6  # scenes
+WIDTHS = (24, 48, 96)  # 1.6 million weights: 3.2 MB in 16 bits
 logger = logging.getLogger("train_pretrained")
 
 
@@ -64,9 +73,10 @@ def random_structure(rng: np.random.Generator, name: str) -> Structure:
     model = BeadModel(
         model.position_angst * scale, np.maximum(model.width_angst * scale, 4.0), model.weight,
         name)
-    # Weight by volume: proteins have one density.
+    # Proteins have one density, and fill more or less of their ball.
     radius = max(radius_angst(centred(model)), 0.5 * SMALLEST)
-    weight = model.weight / model.weight.sum() * radius**2.6
+    filled = rng.uniform(0.2, 0.6) * (0.5 * SMALLEST / radius) ** 0.3
+    weight = model.weight / model.weight.sum() * PROTEIN_LEVEL * 4.19 * radius**3 * filled
     model = BeadModel(model.position_angst, model.width_angst, weight, name)
     box = 2 * int(np.ceil(radius / VOXEL + 4))
     return structure_of_beads(model, box, VOXEL, width_of_resolution(rng.uniform(20.0, 35.0)))
@@ -96,27 +106,19 @@ def _blobs(rng: np.random.Generator) -> BeadModel:
 def make_tomogram(seed: int, workers: int) -> tuple[FloatArray, FloatArray]:
     """Return a tomogram (z, y, x) and the centres of its particles (P, 3), in voxels."""
     rng = np.random.default_rng([20, seed])
-    structures = [random_structure(rng, f"s{k}") for k in range(int(rng.integers(3, 7)))]
-    scene = _crowd(structures, rng, seed)
-    tilt_min, tilt_max = -rng.uniform(45.0, 65.0), rng.uniform(45.0, 65.0)
+    structures = [random_structure(rng, f"s{k}") for k in range(int(rng.integers(3, 8)))]
+    around = make_surroundings(
+        int(rng.integers(1, 5)) if rng.uniform() < 0.3 else 0, int(rng.uniform() < 0.35),
+        SHAPE, VOXEL, BLUR, seed)
+    scene = _crowd(structures, around, rng, seed)
+    wedge = MissingWedge(-rng.uniform(45.0, 68.0), rng.uniform(45.0, 68.0))
     snr = float(np.exp(rng.uniform(np.log(0.02), np.log(0.6))))
-    if rng.uniform() < 0.3:  # no optics: white noise on the density
-        density = populate(scene, structures, workers)[0] + _clutter(rng)
-        tomogram = noisy_tomogram(density, 0.3 * snr, MissingWedge(tilt_min, tilt_max), rng)
+    if rng.uniform() < 0.25:  # no optics: white noise on the density
+        other = populate(around.scene, around.structures)[0] if len(around.scene) else None
+        density = populate(scene, structures, workers)[0]
+        tomogram = noisy_tomogram(density, 0.3 * snr, wedge, rng, other)
     else:
-        angles = tilt_angles_deg(tilt_min, tilt_max, float(rng.choice([2.0, 3.0, 4.0])))
-        images = project_scene(scene, structures, angles, workers)
-        correction = "phase-flip" if rng.uniform() < 0.6 else "none"
-        microscope = Microscope(
-            defocus_um=float(rng.uniform(1.5, 6.0)),
-            amplitude_contrast=float(rng.uniform(0.05, 0.12)))
-        recorded = image_scene(images, VOXEL, snr, microscope, correction, rng)
-        tomogram = back_project(recorded, angles, SHAPE, workers)
-        clutter = _clutter(rng)
-        if clutter.any():
-            tomogram = tomogram + np.float32(tomogram.std() * rng.uniform(0.5, 1.5)) * (
-                ndimage.gaussian_filter(clutter, 0.7) / max(float(clutter.std()), 1e-6) * 0.3
-            ).astype(np.float32)
+        tomogram = _imaged(scene, structures, around, wedge, snr, rng, workers)
     filtered = rng.uniform()
     if filtered < 0.3:
         tomogram = ndimage.gaussian_filter(tomogram, rng.uniform(0.5, 1.2))
@@ -125,35 +127,39 @@ def make_tomogram(seed: int, workers: int) -> tuple[FloatArray, FloatArray]:
     return np.asarray(tomogram, dtype=np.float32), scene.position_xyz
 
 
-def _crowd(structures: list[Structure], rng: np.random.Generator, seed: int) -> Scene:
-    """Particles filling 3 to 16 % of the volume, fewer where they do not fit."""
-    fill = float(np.exp(rng.uniform(np.log(0.03), np.log(0.16))))
+def _imaged(
+    scene: Scene, structures: list[Structure], around: Surroundings, wedge: MissingWedge,
+    snr: float, rng: np.random.Generator, workers: int,
+) -> FloatArray:
+    """The tomogram of a tilt series with random optics."""
+    step = float(rng.choice([2.0, 3.0, 4.0]))
+    angles = tilt_angles_deg(wedge.tilt_min_deg, wedge.tilt_max_deg, step)
+    size = image_shape(SHAPE, [*structures, *around.structures])
+    images = project_scene(scene, structures, angles, workers, size)
+    other = None
+    if len(around.scene):
+        other = project_scene(around.scene, around.structures, angles, workers, size)
+    correction = "phase-flip" if rng.uniform() < 0.6 else "none"
+    microscope = Microscope(
+        defocus_um=float(rng.uniform(1.5, 6.0)),
+        amplitude_contrast=float(rng.uniform(0.05, 0.12)))
+    recorded = image_scene(images, VOXEL, snr, microscope, correction, rng, other)
+    return back_project(recorded, angles, SHAPE, workers)
+
+
+def _crowd(
+    structures: list[Structure], around: Surroundings, rng: np.random.Generator, seed: int
+) -> Scene:
+    """Particles filling 4 to 25 % of the volume, fewer where they do not fit."""
+    fill = float(np.exp(rng.uniform(np.log(0.04), np.log(0.25))))
     volume = float(np.prod(SHAPE)) * fill
-    counts = [max(2, min(60, int(volume / len(structures) / (4.19 * (s.radius_voxels + 1) ** 3))))
+    counts = [max(2, min(80, int(volume / len(structures) / (4.19 * s.radius_voxels**3))))
               for s in structures]
     while True:
         try:
-            return make_scene(structures, counts, SHAPE, seed)
+            return make_scene(structures, counts, SHAPE, seed, obstacles=around.obstacles)
         except ValueError:
-            counts = [max(1, int(0.7 * c)) for c in counts]
-
-
-def _clutter(rng: np.random.Generator) -> FloatArray:
-    """What is bright and no particle: perhaps a membrane, perhaps a few gold beads."""
-    clutter = np.zeros(SHAPE[::-1], dtype=np.float32)
-    z, y, x = np.ogrid[: SHAPE[2], : SHAPE[1], : SHAPE[0]]
-    if rng.uniform() < 0.3:
-        centre = rng.uniform(-0.2, 1.2, 3) * SHAPE
-        radius = rng.uniform(15.0, 70.0)
-        away = np.sqrt((x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2)
-        clutter += np.float32(rng.uniform(0.3, 1.0)) * np.exp(
-            -0.5 * ((away - radius) / rng.uniform(1.2, 2.2)) ** 2).astype(np.float32)
-    if rng.uniform() < 0.25:
-        for _ in range(int(rng.integers(1, 5))):
-            centre = rng.uniform(0.0, 1.0, 3) * SHAPE
-            away = np.sqrt((x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2)
-            clutter += np.float32(8.0) * (away < rng.uniform(3.0, 6.0)).astype(np.float32)
-    return clutter
+            counts = [max(1, int(0.75 * c)) for c in counts]
 
 
 def scene_of(folder: Path, seed: int, workers: int) -> Labelled:
@@ -175,8 +181,8 @@ def scene_of(folder: Path, seed: int, workers: int) -> Labelled:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("output", type=Path)
-    parser.add_argument("--scenes", type=int, default=48)
-    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--scenes", type=int, default=72)
+    parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--install", action="store_true", help="Put it into the package.")
@@ -191,7 +197,7 @@ def main() -> None:
             scenes.append(scene_of(folder, seed, arguments.workers))
         logger.info("scene %d: %d particles", seed, len(scenes[-1]))
     what = DetectorSettings(
-        "points", VOXEL, ("particle",), (1,), (DIAMETER / VOXEL,), (0.3,))
+        "points", VOXEL, ("particle",), (1,), (DIAMETER / VOXEL,), (0.3,), widths=WIDTHS)
     how = TrainingSettings(
         epochs=arguments.epochs, steps=arguments.steps, batch=2, turns=True, seed=0)
     detector, scores = train.fit(

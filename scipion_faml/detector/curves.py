@@ -12,7 +12,7 @@ SCORES = {"f1": "localisation F1", "macro_f1": "macro F1"}
 def training_curves(history: pd.DataFrame) -> Figure:
     """Return losses and scores of a history.csv (a row an epoch) against the epoch."""
     figure = Figure(figsize=(8.0, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    left, right = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
     for name in LOSSES:
         if name in history:
             left.plot(history["epoch"], history[name], linewidth=2 if name == "loss" else 1,

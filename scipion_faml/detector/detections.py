@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from scipion_faml.types import FloatArray, IntArray
+from scipion_faml.types import BoolArray, FloatArray, IntArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Detections:
                             ("position_xyz", "score", "posterior", "size")))
 
 
-Rule = Callable[[Detections, Detections], FloatArray]  # better, worse -> are they the same
+Rule = Callable[[Detections, Detections], BoolArray]  # better, worse -> are they the same
 
 
 def cube_iou(
@@ -86,9 +86,9 @@ def without_neighbours(
 
     Too near is `share` of the better one's diameter, or `min_distance` (voxels) where it is given.
     """
-    def too_near(better: Detections, worse: Detections) -> FloatArray:
+    def too_near(better: Detections, worse: Detections) -> BoolArray:
         apart = np.linalg.norm(better.position_xyz - worse.position_xyz, axis=1)
-        near: FloatArray = apart < (share * better.size if min_distance is None else min_distance)
+        near: BoolArray = apart < (share * better.size if min_distance is None else min_distance)
         return near
 
     reach = share * float(found.size.max(initial=0.0)) if min_distance is None else min_distance

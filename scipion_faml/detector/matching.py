@@ -8,7 +8,7 @@ import numpy as np
 
 from scipion_faml.detector.detections import Detections
 from scipion_faml.evaluation.picks import f1_score, match_positions
-from scipion_faml.types import FloatArray, IntArray
+from scipion_faml.types import BoolArray, FloatArray, IntArray
 
 ROUNDS = 3
 CANDIDATE_THRESHOLDS = np.concatenate([np.arange(0.05, 0.95, 0.025), [0.95, 0.97]])
@@ -59,7 +59,7 @@ def f1_of(matched: Matched, thresholds: FloatArray) -> tuple[float, FloatArray]:
     return _f1(matched, kept)
 
 
-def _f1(matched: Matched, kept: FloatArray) -> tuple[float, FloatArray]:
+def _f1(matched: Matched, kept: BoolArray) -> tuple[float, FloatArray]:
     n_classes = len(matched.n_true)
     hit = kept & (matched.true_class >= 0)
     right = kept & (matched.true_class == matched.class_index)

@@ -83,7 +83,7 @@ class PointsDetector(nn.Module):
         output: Tensor = self.network(crops)
         return output
 
-    def targets(self, crop: Crop) -> dict[str, FloatArray]:
+    def targets(self, crop: Crop) -> dict[str, FloatArray | IntArray]:
         """Return what the output for one crop should be; see `point_targets`."""
         cells = (crop.volume.shape[0] // CELL,) * 3
         return point_targets(cells, crop.position_xyz, crop.class_index, self.sigma)
@@ -151,7 +151,7 @@ def heat_widths(diameters: FloatArray) -> FloatArray:
 def point_targets(
     shape: tuple[int, int, int], position_xyz: FloatArray, class_index: IntArray,
     sigma: FloatArray,
-) -> dict[str, FloatArray]:
+) -> dict[str, FloatArray | IntArray]:
     """Return the targets of a crop on its cells.
 
     heat : (z, y, x) the largest of the particles' Gaussians; 1 in the cell of a centre.

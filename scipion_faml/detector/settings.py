@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 ARCHITECTURES = ("points", "yolo")
@@ -43,13 +43,25 @@ class DetectorSettings:
         return len(self.class_names)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain types only."""
-        return asdict(self)
+        """Plain types only: numbers of numpy would need code to be run when they are loaded."""
+        return {
+            "architecture": self.architecture,
+            "voxel_size_angst": float(self.voxel_size_angst),
+            "class_names": [str(name) for name in self.class_names],
+            "class_numbers": [int(number) for number in self.class_numbers],
+            "diameters": [float(d) for d in self.diameters],
+            "thresholds": [float(t) for t in self.thresholds],
+            "widths": [int(w) for w in self.widths],
+            "anchors": [float(a) for a in self.anchors],
+            "thresholds_from": self.thresholds_from,
+            "is_dark": bool(self.is_dark),
+        }
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> DetectorSettings:
         """Of `as_dict`, also after lists took the place of tuples."""
-        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        plain: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return DetectorSettings(**plain)
 
     def with_thresholds(self, thresholds: tuple[float, ...], source: str) -> DetectorSettings:

@@ -130,7 +130,7 @@ def train_epoch(
             raise ValueError(
                 f"the loss is not finite in epoch {state.epoch + 1}: lower --learning-rate")
         state.optimiser.zero_grad(set_to_none=True)
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         if not is_yolo:
             nn.utils.clip_grad_norm_(detector.network.parameters(), how.clip)
         state.optimiser.step()

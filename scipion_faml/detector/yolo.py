@@ -17,7 +17,7 @@ from scipion_faml.detector.detections import Detections, without_overlap
 from scipion_faml.detector.networks import ConvUnit, DarknetResidual, chain
 from scipion_faml.detector.sampling import Crop
 from scipion_faml.detector.settings import YOLO_CUBE, YOLO_OVERLAP, DetectorSettings
-from scipion_faml.types import FloatArray
+from scipion_faml.types import FloatArray, IntArray
 
 CELL = 4  # voxels: the multiplier of Eq. 1
 N_ANCHORS = 3
@@ -25,7 +25,7 @@ LEAK = 0.1
 LAMBDA_BBOX, LAMBDA_OBJ, LAMBDA_NOOBJ, LAMBDA_CLASS = 5.0, 1.0, 0.1, 5.0
 IGNORE = 1.0 / 3.0  # IoU from which a box that is not the best is not a negative either
 NMS_IOU = 1.0 / 3.0
-CONFIDENCE = 0.5
+CANDIDATE = 0.05  # what is suppressed by better ones does not depend on what is kept later
 MAX_PARTICLES = 512  # in a cube
 SMALLEST = 1e-7  # probability inside a logarithm
 
@@ -139,7 +139,7 @@ class YoloDetector(nn.Module):
         output: Tensor = self.network(cubes)
         return output
 
-    def targets(self, crop: Crop) -> dict[str, FloatArray]:
+    def targets(self, crop: Crop) -> dict[str, FloatArray | IntArray]:
         """Return the particles in the effective zone of a cube, padded to a fixed number."""
         place, high = crop.position_xyz, crop.volume.shape[0] - YOLO_OVERLAP - 0.5
         inside = ((place >= YOLO_OVERLAP - 0.5) & (place < high)).all(axis=1)
@@ -183,13 +183,13 @@ class YoloDetector(nn.Module):
         return {name: value / len(output) for name, value in total.items()}
 
     def detections(self, output: Tensor) -> list[Detections]:
-        """Return the boxes of every cube above the confidence, after the first suppression."""
+        """Return the boxes of every cube after the first suppression."""
         boxes = Boxes(output, self.settings.anchors)
         centre, size = boxes.centre(), boxes.size()
         inner = effective(boxes.corner, boxes.grid)
         found = []
         for i in range(len(output)):
-            kept = (boxes.confidence[i] > CONFIDENCE) & inner
+            kept = (boxes.confidence[i] > CANDIDATE) & inner
             found.append(without_overlap(Detections(
                 *(values[i][kept].double().cpu().numpy() for values in
                   (centre, boxes.confidence, boxes.classes, size))), NMS_IOU))
