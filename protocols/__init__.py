@@ -3,8 +3,11 @@
 from .protocol_evaluate import ProtFamlEvaluate
 from .protocol_extract import ProtFamlExtractSubtomograms
 from .protocol_faml import ProtFamlAlign, ProtFamlAverage, ProtFamlClassify
+from .protocol_pick_detector import ProtFamlPickDetector
 from .protocol_pick_dog import ProtFamlPickDog
+from .protocol_pick_template import ProtFamlPickTemplate
 from .protocol_simulate import ProtFamlSimulateSubtomograms, ProtFamlSimulateTomograms
+from .protocol_train_detector import ProtFamlTrainDetector
 
 __all__ = [
     "ProtFamlAlign",
@@ -12,7 +15,10 @@ __all__ = [
     "ProtFamlClassify",
     "ProtFamlEvaluate",
     "ProtFamlExtractSubtomograms",
+    "ProtFamlPickDetector",
     "ProtFamlPickDog",
+    "ProtFamlPickTemplate",
     "ProtFamlSimulateSubtomograms",
     "ProtFamlSimulateTomograms",
+    "ProtFamlTrainDetector",
 ]

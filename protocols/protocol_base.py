@@ -19,6 +19,7 @@ from pathlib import Path
 from pwem.protocols import EMProtocol
 from pyworkflow import NEW
 from pyworkflow.exceptions import PyworkflowException
+from pyworkflow.object import PointerList
 from pyworkflow.protocol import params
 from pyworkflow.utils import Environ
 from tomo.protocols import ProtTomoBase
@@ -57,6 +58,7 @@ class ProtFamlBase(EMProtocol, ProtTomoBase):
         error_file = Path(self._getTmpPath(f"{verb}-{os.getpid()}-{id(command)}.err"))
         environment = Environ(self._getEnviron() or os.environ)
         environment["FAML_ERROR_FILE"] = str(error_file.resolve())
+        environment.update(self._gpuVariables())
         try:
             # 2>&1: the command logs to stderr, which Scipion shows as errors.
             self.runJob(sys.executable, shlex.join(command) + " 2>&1", env=environment,
@@ -65,6 +67,17 @@ class ProtFamlBase(EMProtocol, ProtTomoBase):
             message = error_file.read_text().strip() if error_file.exists() else (
                 f"scipion-faml {verb} stopped with status {error.returncode}: see the output log")
             raise PyworkflowException(message) from None
+
+    def _gpuVariables(self):
+        """Return the environment that shows a command the GPUs of its step only."""
+        if not self.allowsGpu() or not self.useGpu.get():
+            return {}
+        gpus = self._stepsExecutor.getGpuListStr(",")
+        return {"CUDA_VISIBLE_DEVICES": gpus} if gpus else {}
+
+    def device(self):
+        """Return --device of a command that can use a GPU."""
+        return "auto" if self.useGpu.get() else "cpu"
 
     def programThreads(self):
         """Threads for one command."""
@@ -81,8 +94,11 @@ class ProtFamlBase(EMProtocol, ProtTomoBase):
         for name, attribute in self.iterDefinitionAttributes():
             if name in NOT_SETTINGS or name in besides:
                 continue
-            is_pointer = attribute.isPointer()
-            settings[name] = _stamp(attribute) if is_pointer else attribute.get()
+            if isinstance(attribute, PointerList):
+                settings[name] = [_stamp(pointer) for pointer in attribute]
+            else:
+                settings[name] = (
+                    _stamp(attribute) if attribute.isPointer() else attribute.get())
         text = json.dumps(settings, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -225,6 +241,14 @@ def _sentence(error):
     return text[0].upper() + text[1:] + "."
 
 
+# ------------------------------------------------------------------------------------- GPU
+def add_gpu(form):
+    """Hidden rows by which Scipion hands out GPUs."""
+    form.addHidden(params.USE_GPU, params.BooleanParam, default=True, label="Use GPU?",
+                   help="Where there is none the processor works.")
+    form.addHidden(params.GPU_LIST, params.StringParam, default="0", label="Choose GPU IDs")
+
+
 # -------------------------------------------------------------------------------- form rows
 def add_structures(form, counts_help):
     """Rows that say which structures to simulate, and how many of each."""
@@ -281,6 +305,26 @@ def add_mask(form, note=""):
 def words_of(text):
     """Return the comma-separated words of a form row."""
     return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+def numbers_of(text):
+    """Return the comma-separated numbers of a form row; all must be positive.
+
+    Raises
+    ------
+    ValueError
+        If a word is no positive number.
+    """
+    numbers = []
+    for word in words_of(text):
+        try:
+            number = float(word)
+        except ValueError:
+            number = 0.0
+        if not 0 < number < float("inf"):
+            raise ValueError(f"'{word}' is no positive number")
+        numbers.append(number)
+    return numbers
 
 
 def counts_for(structures, counts):

@@ -2,140 +2,93 @@
 
 from __future__ import annotations
 
-import enum
-from pathlib import Path
+from pyworkflow.protocol import params
 
-from pyworkflow.protocol import STEPS_PARALLEL, params
-from pyworkflow.utils import Message
-from tomo.objects import SetOfCoordinates3D
+from .protocol_base import numbers_of
+from .protocol_pick_base import ProtFamlPickBase
 
-from scipion_faml import convert
-from scipion_faml.io import read_particles
-
-from .protocol_base import ProtFamlBase, check_tomograms
+FILTERS = ["dog", "log"]
 
 
-class FamlPickOutputs(enum.Enum):
-    """Names of the outputs; saved projects and workflows rely on them."""
-
-    coordinates = SetOfCoordinates3D
-
-
-class ProtFamlPickDog(ProtFamlBase):
-    """Finds compact bright particles of one size in tomograms, without a template.
+class ProtFamlPickDog(ProtFamlPickBase):
+    """Finds compact particles of one size, or of several, in tomograms without a template.
 
     The difference of two Gaussian blurs answers to blobs of the given diameter; its local maxima
     above a threshold become positions, with the height as their score [Voss2009]. Positions have
-    no orientation.
+    no orientation. Gold beads are left out.
     """
 
     _label = "pick particles (difference of Gaussians)"
-    _possibleOutputs = FamlPickOutputs
-    stepsExecutionMode = STEPS_PARALLEL
+    VERB = "pick-dog"
 
     # ---------------------------------------------------------------------------------- form
-    def _defineParams(self, form):
-        form.addSection(label=Message.LABEL_INPUT)
-        form.addParam("inputTomograms", params.PointerParam, pointerClass="SetOfTomograms",
-                      important=True, label="Tomograms")
+    def _definePickerParams(self, form):
         form.addParam("diameter", params.FloatParam, default=250.0, validators=[params.GT(0)],
                       important=True, label="Particle diameter (Å)",
                       help="About 130 Å for a proteasome or GroEL seen from the top, 250 Å for a "
-                           "ribosome.")
-        form.addParam("isDark", params.BooleanParam, default=False, label="Particles are dark?",
-                      help="Yes for tomograms as most reconstruction programs write them.")
-        form.addParam("boxSize", params.IntParam, allowsNull=True, label="Box size (voxels)",
-                      help="Stored with the positions for extraction. The wizard takes one and a "
-                           "half diameters; so does an empty row.")
+                           "ribosome. The wizard draws it on a slice, with the picks that it "
+                           "gives.")
+        form.addParam("moreDiameters", params.StringParam, default="",
+                      label="Other diameters (Å)",
+                      help="Of particles of other sizes, separated by commas; a factor of two "
+                           "apart is best. Every pick is then made at the size that answers most, "
+                           "which is kept with it.")
+        form.addParam("threshold", params.FloatParam, allowsNull=True, label="Threshold",
+                      help="Lowest score kept, in standard deviations of the response where there "
+                           "is no particle. Empty: from the false positives allowed. The wizard "
+                           "shows what it leaves.")
         form.addParam("falsePositives", params.FloatParam, default=1.0,
                       expertLevel=params.LEVEL_ADVANCED, validators=[params.GT(0)],
                       label="False positives allowed",
-                      help="In a whole tomogram, of noise alone: sets the threshold.")
-        form.addParam("threshold", params.FloatParam, allowsNull=True,
-                      expertLevel=params.LEVEL_ADVANCED, label="Threshold",
-                      help="Lowest score kept, in standard deviations of the response where there "
-                           "is no particle. Empty: from the row above.")
-        form.addParallelSection(threads=1, mpi=0, binThreads=4)
+                      help="In a whole tomogram (or its mask), of noise alone: sets the threshold "
+                           "where none is given.")
+        form.addParam("filter", params.EnumParam, default=0, expertLevel=params.LEVEL_ADVANCED,
+                      choices=["difference of Gaussians", "Laplacian of a Gaussian"],
+                      label="Filter", help="Nearly the same; the second is slower.")
 
-    # --------------------------------------------------------------------------------- steps
-    def _insertAllSteps(self):
-        settings = self.settingsFingerprint("boxSize")
-        steps = [
-            self._insertFunctionStep(self.pickStep, ts_id, settings, prerequisites=[],
-                                     needsGPU=False)
-            for ts_id in self.inputTomograms.get().getTSIds()
-        ]
-        self._insertFunctionStep(self.createOutputStep, settings, self.box(),
-                                 prerequisites=steps, needsGPU=False)
+    def diameters(self):
+        """Return all diameters (angstrom), the first row's first."""
+        return [self.diameter.get(), *numbers_of(self.moreDiameters.get())]
 
-    def pickStep(self, ts_id, settings):
-        """Pick in one tomogram; its failure leaves the others alone."""
-        folder = self.resultsFolder(settings, ts_id)
-        tomogram = self.tomogramOf(self.inputTomograms.get(), ts_id)
-        with self.failureRecorded(ts_id):
-            self.runVerb(
-                "pick-dog", convert.mrc_file(tomogram, folder / "tomogram.mrc"),
-                output=folder / "picks.star", overwrite=True, diameter=self.diameter.get(),
-                dark=self.isDark.get(), threshold=self.threshold.get(),
-                false_positives=self.falsePositives.get(), tomo_name=ts_id,
-                tomogram_voxel_size=tomogram.getSamplingRate(), workers=self.getBinThreads())
+    def diameterToBox(self):
+        return max(self.diameters())
 
-    def createOutputStep(self, settings, box):
-        """Gather the positions of all tomograms."""
-        tomograms = self.inputTomograms.get()
-        coordinates = SetOfCoordinates3D.create(self.getPath(), prefix="coordinates")
-        coordinates.setPrecedents(self.inputTomograms)  # the indirect pointer, not the set
-        coordinates.setSamplingRate(tomograms.getSamplingRate())
-        coordinates.setBoxSize(box)
-        for tomogram in convert.clones(tomograms):
-            path = self._picksFile(tomogram.getTsId())
-            if path.is_file():
-                convert.append_coordinates(coordinates, tomogram, read_particles(path),
-                                           with_answers=False)
-        self.raiseIfAllFailed(coordinates.getSize())
-        self._defineOutputs(coordinates=coordinates)
-        self._defineSourceRelation(self.inputTomograms, coordinates)
-
-    def _picksFile(self, ts_id):
-        return Path(self._getExtraPath(ts_id, "picks.star"))
-
-    def box(self):
-        """Return the box size: as given, or one and a half diameters, even."""
-        if self.boxSize.get():
-            return self.boxSize.get()
-        voxels = 1.5 * self.diameter.get() / self.inputTomograms.get().getSamplingRate()
-        return 2 * max(4, round(voxels / 2))
+    def pickOptions(self, tomogram, folder):
+        return {
+            "diameter": self.diameters(), "dark": self.isDark.get(),
+            "threshold": self.threshold.get(), "false_positives": self.falsePositives.get(),
+            "filter": FILTERS[self.filter.get()],
+        }
 
     # ---------------------------------------------------------------------------------- info
-    def _validate(self):
-        errors = []
-        tomograms = self.inputTomograms.get()
-        if tomograms is None:
-            return errors
-        check_tomograms(tomograms, errors)
-        voxel_size, diameter = tomograms.getSamplingRate(), self.diameter.get()
-        if voxel_size and diameter and diameter < 2 * voxel_size:
-            errors.append(f"A diameter of {diameter:g} Å is less than two voxels of "
-                          f"{voxel_size:g} Å: check both.")
-        if self.boxSize.get() is not None and self.boxSize.get() < 8:
-            errors.append(f"A box of {self.boxSize.get()} voxels is too small: 8 at least.")
-        return errors
+    def _checkPicker(self, tomograms, errors):
+        try:
+            diameters = self.diameters()
+        except ValueError as error:
+            errors.append(f"Other diameters: {error}.")
+            return
+        if len(set(diameters)) < len(diameters):
+            errors.append("A diameter is given twice.")
+        for diameter in diameters:
+            self._checkDiameter(diameter, tomograms, errors)
 
-    def _summary(self):
-        if not hasattr(self, "coordinates"):
-            return self.notReady() + self.failureLines()
-        ts_ids = self.inputTomograms.get().getTSIds()
-        lines = [f"*{self.coordinates.getSize()}* particles in {len(ts_ids)} tomogram(s), box "
-                 f"{self.coordinates.getBoxSize()} voxels."]
-        empty = [t for t in ts_ids if not self._picksFile(t).is_file() and not self.failureOf(t)]
-        if empty:
-            lines.append(f"Nothing scores above the threshold in {', '.join(empty)}.")
-        return lines + self.failureLines()
+    def _pickerSummary(self, results):
+        lines = []
+        n_gold = sum(result.get("n_gold", 0) for result in results.values())
+        if n_gold:
+            lines.append(f"{n_gold} maxima as dense as gold were left out.")
+        if self.moreDiameters.get():
+            for diameter in self.diameters():
+                count = sum(r.get("n_of_diameter", {}).get(f"{diameter:g}", 0)
+                            for r in results.values())
+                lines.append(f"{diameter:g} Å: {count} particles.")
+        return lines
 
     def _methods(self):
         if not hasattr(self, "coordinates"):
             return []
-        return [f"{self.coordinates.getSize()} particles of {self.diameter.get():g} Å were picked "
+        sizes = ", ".join(f"{diameter:g}" for diameter in self.diameters())
+        return [f"{self.coordinates.getSize()} particles of {sizes} Å were picked "
                 "by a difference of Gaussians [Voss2009]."]
 
     def _citations(self):

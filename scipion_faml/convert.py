@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 from pwem.constants import NO_INDEX
 from pwem.emlib.image import ImageHandler
-from pwem.objects import FSC, Transform
-from pyworkflow.object import Float, Pointer
+from pwem.objects import FSC, Transform, Volume
+from pyworkflow.object import Float, Pointer, String
 from tomo.constants import BOTTOM_LEFT_CORNER
 from tomo.objects import (
     AverageSubTomogram,
@@ -40,11 +40,14 @@ from scipion_faml.io import (
     ANGLES,
     COORDINATES,
     ORIGINS,
+    VOXEL_SIZE_TOLERANCE,
     ParticleTable,
     optics_table,
     read_header,
     read_particles,
+    read_volume,
     write_particles,
+    write_volume,
 )
 from scipion_faml.types import FloatArray
 from scipion_faml.wedge import MissingWedge
@@ -52,6 +55,8 @@ from scipion_faml.wedge import MissingWedge
 # Column that leads from a row of a table back to the Scipion object it came from.
 ID_COLUMN = "famlScipionId"
 SCORE_COLUMN = "famlScore"
+DIAMETER_COLUMN = "famlDiameter"  # angstrom, of the particle
+CLASS_NAME_COLUMN = "famlModel"
 PROBABILITY = "rlnMaxValueProbDistribution"
 LOG_LIKELIHOOD = "rlnLogLikeliContribution"
 MRC_SUFFIXES = {".mrc", ".map", ".rec", ".mrcs", ".ccp4"}
@@ -112,6 +117,19 @@ def mrc_file(item: SubTomogram | Tomogram, converted: Path | str) -> str:
     return str(target.resolve())
 
 
+def map_file(item: Volume, converted: Path | str) -> str:
+    """Return the path of a map as MRC whose header tells the voxel size Scipion gives it."""
+    path = mrc_file(item, converted)
+    voxel_size = float(item.getSamplingRate())
+    in_header = read_header(path)[1]
+    if in_header > 0 and abs(in_header / voxel_size - 1) < VOXEL_SIZE_TOLERANCE:
+        return path
+    target = Path(converted)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_volume(target, read_volume(path)[0], voxel_size)
+    return str(target.resolve())
+
+
 def _is_one_volume(name: str) -> bool:
     """Whether an MRC file holds a single volume, so that index 1 means all of it."""
     if Path(name).suffix.lower() not in MRC_SUFFIXES:
@@ -122,8 +140,6 @@ def _is_one_volume(name: str) -> bool:
 
 def _convert(location: tuple[int, str], target: Path, voxel_size_angst: float) -> None:
     """Write one volume in any format Scipion reads as MRC with its voxel size."""
-    from scipion_faml.io import write_volume
-
     image = ImageHandler().read(location)
     data = np.squeeze(np.asarray(image.getData(), dtype=np.float32))
     write_volume(target, data, voxel_size_angst)
@@ -321,12 +337,13 @@ def picks_table(coordinates: SetOfCoordinates3D, tomogram: Tomogram) -> Particle
     """
     sampling_angst = float(coordinates.getSamplingRate())
     factor = sampling_angst / tomogram.getSamplingRate()
-    positions, matrices, other = [], [], []
+    positions, matrices, other, known = [], [], [], []
     for coordinate in coordinates.iterCoordinates(volume=tomogram):
         coordinate.setVolume(tomogram)
         positions.append(position_xyz(coordinate, sampling_angst))
         matrices.append(rescaled(coordinate.getMatrix(), factor))
         other.append((coordinate.getObjId(), coordinate.getScore(), coordinate.getGroupId() or 0))
+        known.append(_kept_with(coordinate))
     if not positions:
         raise ValueError(f"no coordinates in tomogram {tomogram.getTsId()}")
     rows = pd.DataFrame(np.array(positions), columns=COORDINATES)
@@ -334,13 +351,10 @@ def picks_table(coordinates: SetOfCoordinates3D, tomogram: Tomogram) -> Particle
     rows = rows.assign(rlnTomoName=tomogram.getTsId(), **{ID_COLUMN: ids, SCORE_COLUMN: scores})
     if min(groups) > 0:
         rows["rlnClassNumber"] = groups
-    wedge = missing_wedge(tomogram.getAcquisition())
-    optics = optics_table(tomogram.getSamplingRate(), 0, [wedge] if wedge else [])
-    if not wedge:
-        optics = pd.DataFrame(
-            {"rlnOpticsGroup": [1], "rlnImagePixelSize": [tomogram.getSamplingRate()]})
-    table = ParticleTable(rows.assign(rlnOpticsGroup=1), optics.drop(
-        columns=["rlnImageSize", "rlnImageDimensionality"], errors="ignore"))
+    for name in (DIAMETER_COLUMN, CLASS_NAME_COLUMN):
+        if all(name in values for values in known):
+            rows[name] = [values[name] for values in known]
+    table = table_of(rows.assign(rlnOpticsGroup=1), tomogram)
     if not np.allclose(matrices, IDENTITY):
         table = table.with_poses(from_scipion_matrices(np.array(matrices)))
     return table
@@ -386,18 +400,37 @@ def columns_of(path: Path | str) -> set[str]:
     return set(read_particles(path).rows.columns)
 
 
+def table_of(rows: pd.DataFrame, tomogram: Tomogram) -> ParticleTable:
+    """Return rows of optics group 1, positions in voxels of `tomogram`, with its optics."""
+    wedge = missing_wedge(tomogram.getAcquisition())
+    if not wedge:
+        return ParticleTable(rows, pd.DataFrame(
+            {"rlnOpticsGroup": [1], "rlnImagePixelSize": [tomogram.getSamplingRate()]}))
+    optics = optics_table(tomogram.getSamplingRate(), 0, [wedge])
+    return ParticleTable(
+        rows, optics.drop(columns=["rlnImageSize", "rlnImageDimensionality"], errors="ignore"))
+
+
+def _kept_with(coordinate: Coordinate3D) -> dict[str, float | str]:
+    """What a picker of ours kept with a coordinate: its diameter, the name of its class."""
+    kept: dict[str, float | str] = {}
+    for name in (DIAMETER_COLUMN, CLASS_NAME_COLUMN):
+        value = getattr(coordinate, f"_{name}", None)
+        if value is not None and value.hasValue():
+            kept[name] = value.get()
+    return kept
+
+
 def append_coordinates(
-    coordinates: SetOfCoordinates3D, tomogram: Tomogram, table: ParticleTable,
-    with_answers: bool = True,
+    coordinates: SetOfCoordinates3D, tomogram: Tomogram, table: ParticleTable
 ) -> list[int]:
     """Append the picks of `table` (voxels of `tomogram`) to `coordinates`; return their ids.
 
-    With `with_answers`, classes become group ids and poses become matrices.
+    Classes become group ids, poses matrices; names of classes and diameters are kept.
     """
     table.require(*COORDINATES)
     rows = table.rows
-    has_poses = with_answers and set(ANGLES) <= set(rows.columns)
-    matrices = scipion_matrices(table.poses) if has_poses else None
+    matrices = scipion_matrices(table.poses) if has_pose_columns(table) else None
     ids = []
     for number, position in enumerate(rows[COORDINATES].to_numpy(dtype=float)):
         row = rows.iloc[number]
@@ -405,10 +438,14 @@ def append_coordinates(
         coordinate.setVolume(tomogram)  # before setPosition, which asks it for its size
         coordinate.setPosition(*position.tolist(), BOTTOM_LEFT_CORNER)
         coordinate.setMatrix(IDENTITY.copy() if matrices is None else matrices[number])
-        if with_answers and "rlnClassNumber" in row:
+        if "rlnClassNumber" in row:
             coordinate.setGroupId(int(row["rlnClassNumber"]))
         if SCORE_COLUMN in row:
             coordinate.setScore(float(row[SCORE_COLUMN]))
+        if DIAMETER_COLUMN in row:
+            setattr(coordinate, f"_{DIAMETER_COLUMN}", Float(row[DIAMETER_COLUMN]))
+        if CLASS_NAME_COLUMN in row:
+            setattr(coordinate, f"_{CLASS_NAME_COLUMN}", String(row[CLASS_NAME_COLUMN]))
         coordinates.append(coordinate)
         ids.append(coordinate.getObjId())
     return ids
