@@ -61,7 +61,7 @@ def test_a_full_box_says_how_many_fit():
 
 
 def test_a_box_is_filled_to_what_random_sequential_adsorption_reaches():
-    # Its jamming limit is 0.384 of the volume (Cooper 1988); finding the last places takes for ever.
+    # Its jamming limit is 0.384 of the volume (Cooper 1988); the last places take for ever.
     radius = np.full(2000, 4.0)
     side = round((2000 * 4.0 / 3.0 * np.pi * 4.0**3 / 0.33) ** (1 / 3) + 8)
     centre = place_spheres(radius, (side, side, side), np.random.default_rng(0))

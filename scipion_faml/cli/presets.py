@@ -28,7 +28,7 @@ OPTIONS: dict[str, dict[str, object]] = {
         "assembly": "none", "label_level": 0.02, "edges": "open",
         "shape": "512,512,200", "voxel_size": 10.0, "resolution": 20.0,
         "tilt_min": -60.0, "tilt_max": 60.0, "tilt_step": 3.0,
-        "defocus": 3.0, "ctf_correction": "phase-flip", "snr": 0.1,
+        "defocus": 3.0, "ctf_correction": "phase-flip", "snr": 0.05,
     },
 }
 SHREC_CLASSES = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,13 @@ from scipion_faml.simulation.scene_imaging import (
     image_shape,
     noisy_tomogram,
     project_scene,
+    through_ctf,
 )
-from scipion_faml.simulation.surroundings import Surroundings, make_surroundings
+from scipion_faml.simulation.surroundings import (
+    GOLD_AMPLITUDE_CONTRAST,
+    Surroundings,
+    make_surroundings,
+)
 from scipion_faml.simulation.tilt_series import (
     CTF_CORRECTIONS,
     Microscope,
@@ -103,7 +108,7 @@ def _with_preset(
     "--preset", default=None, type=click.Choice(list(presets.OPTIONS)), is_eager=True,
     callback=_with_preset,
     help="shrec: the tomogram of the SHREC challenges, twelve classes and about 2,500 particles in "
-    "512,512,200 voxels of 10 A, SNR 0.1; other options change it.",
+    "512,512,200 voxels of 10 A, SNR 0.05; other options change it.",
 )
 @click.option(
     "--models-dir", "folders", multiple=True, type=click.Path(),
@@ -264,14 +269,29 @@ def _tomogram(
     angles, threads = imaging.angles_deg, imaging.n_workers
     size = image_shape(scene.shape_xyz, [*structures, *around.structures])
     images = project_scene(scene, structures, angles, threads, size)
-    other = None
-    if len(around.scene):
-        other = project_scene(around.scene, around.structures, angles, threads, size)
     recorded = image_scene(
         images, imaging.voxel_size_angst, imaging.snr, imaging.microscope, imaging.ctf_correction,
-        rng, other,
+        rng, _surroundings_images(around, size, imaging, imaging.microscope),
     )
     return back_project(recorded, angles, scene.shape_xyz, threads)
+
+
+def _surroundings_images(
+    around: Surroundings, size: tuple[int, int], imaging: _Imaging, microscope: Microscope
+) -> FloatArray | None:
+    """Noise-free images of vesicles and beads after their CTF; gold absorbs more than lipids."""
+    total = None
+    for name, optics in (
+        ("vesicle", microscope),
+        ("gold", replace(microscope, amplitude_contrast=GOLD_AMPLITUDE_CONTRAST)),
+    ):
+        scene = around.of_kind(name)
+        if len(scene):
+            images = project_scene(
+                scene, around.structures, imaging.angles_deg, imaging.n_workers, size)
+            shown = through_ctf(images, imaging.voxel_size_angst, optics)
+            total = shown if total is None else total + shown
+    return total
 
 
 def _scene_table(

@@ -117,7 +117,7 @@ def image_scene(
 ) -> FloatArray:
     """Return the recorded images (T, height, width) of noise-free ones (`tilt_series.record`).
 
-    `around` holds the noise-free images of the surroundings, which are no signal.
+    `around` holds the images of the surroundings after their CTF (`through_ctf`): no signal.
     """
     shape = images.shape[1], images.shape[2]
     transfer = image_transfer(shape, pixel_size_angst, microscope, ctf_correction)
@@ -126,3 +126,13 @@ def image_scene(
     )
     noisy: FloatArray = fft.irfft2(recorded, shape).astype(np.float32)
     return noisy
+
+
+def through_ctf(
+    images: FloatArray, pixel_size_angst: float, microscope: Microscope
+) -> FloatArray:
+    """Return noise-free images (T, height, width) as a microscope shows them: times its CTF."""
+    shape = images.shape[1], images.shape[2]
+    ctf = image_transfer(shape, pixel_size_angst, microscope).ctf
+    shown: FloatArray = fft.irfft2(fft.rfft2(images) * ctf, shape).astype(np.float32)
+    return shown

@@ -17,6 +17,9 @@ from scipion_faml.types import FloatArray
 from scipion_faml.volume import squared_radius
 
 GOLD_LEVEL = 15.0  # of protein against ice: mean inner potentials of about 30 V and 2 V
+# Sine of the phase of its contrast: 10 nm of gold leave exp(-0.56) of the amplitude (mean free
+# path about 9 nm at 300 kV) and shift its phase by 1.8.
+GOLD_AMPLITUDE_CONTRAST = 0.3
 GOLD_DIAMETER_ANGST = (50.0, 100.0)
 VESICLE_RADIUS_ANGST = (150.0, 400.0)  # of the middle of the bilayer
 LEAFLET_ANGST = 18.0  # from the middle of a bilayer to its head groups
@@ -33,6 +36,12 @@ class Surroundings:
     structures: list[Structure]
     diameter_angst: FloatArray  # (A,) of beads, and of the middle of vesicles' bilayers
     obstacles: Obstacles
+
+    def of_kind(self, name: str) -> Scene:
+        """Return the scene of what is called gold or vesicle, of the same structures."""
+        kept = [number for number, s in enumerate(self.structures) if s.name == name]
+        return Scene(self.scene.shape_xyz, self.scene.position_xyz[kept],
+                     self.scene.euler_zyz[kept], self.scene.class_index[kept])
 
 
 def gold_bead(diameter_angst: float, voxel_size_angst: float, blur_angst: float) -> Structure:

@@ -165,7 +165,7 @@ def record(
         Variance of the images after the CTF (mean over the tilts) over that of the noise;
         `numpy.inf` adds none.
     around : (T, n_y, n_x // 2 + 1) complex, optional
-        Spectra of what else is in the images: it does not count as signal.
+        Spectra of what else is in the images, after its own CTF: it does not count as signal.
     """
     check_snr(snr)
     blurred = projections * transfer.ctf
@@ -175,7 +175,7 @@ def record(
         noise = rng.standard_normal(images.shape, dtype=np.float32) * np.float32(noise_sd)
         blurred = blurred + fft.rfft2(noise, axes=(1, 2))
     if around is not None:
-        blurred = blurred + around * transfer.ctf
+        blurred = blurred + around
     recorded: ComplexArray = (blurred * (transfer.mtf * transfer.correction)).astype(np.complex64)
     return recorded
 
