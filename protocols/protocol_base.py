@@ -250,16 +250,17 @@ def add_gpu(form):
 
 
 # -------------------------------------------------------------------------------- form rows
-def add_structures(form, counts_help):
+def add_structures(form, counts_help, condition="True"):
     """Rows that say which structures to simulate, and how many of each."""
     form.addParam(
         "structures", params.StringParam, default="ribosome, groel", important=True,
-        label="Structures",
+        label="Structures", condition=condition,
         help="Names or files, separated by commas. Names: ribosome (70S), ribosome-80s, groel, "
              "groel-groes, tric, proteasome, apoferritin, blobs:1, blobs:2, ... (a test object). "
              "Files: atomic models (PDB, mmCIF) or "
              "density maps (MRC, bright density).")
-    form.addParam("counts", params.StringParam, default="40", label="Particles", help=counts_help)
+    form.addParam("counts", params.StringParam, default="40", label="Particles", help=counts_help,
+                  condition=condition)
 
 
 def add_imaging(form, snr, defocus):

@@ -31,6 +31,8 @@ from .protocol_base import (
 )
 
 OPTICS = ["full", "none"]
+CTF_CORRECTIONS = ["none", "phase-flip"]
+OWN, SHREC = range(2)  # values of `preset`
 
 
 class FamlTomogramOutputs(enum.Enum):
@@ -55,17 +57,27 @@ class _ProtFamlSimulate(ProtFamlBase):
     def _structures(self):
         return words_of(self.structures.get())
 
-    def _imagingOptions(self):
-        """Options of the command that both verbs know."""
+    def _structureOptions(self):
+        """Options that say what is simulated, and how much of it."""
         structures = self._structures()
         return {
-            "model": structures,
-            "count": counts_for(structures, words_of(self.counts.get())),
+            "model": structures, "count": counts_for(structures, words_of(self.counts.get())),
+        }
+
+    def _imagingOptions(self):
+        """Options of the command that both verbs know."""
+        return {
+            **self._structureOptions(),
             "voxel_size": self.voxelSize.get(), "snr": self.snr.get(),
             "tilt_min": self.tiltMin.get(), "tilt_max": self.tiltMax.get(),
             "tilt_step": self.tiltStep.get(), "defocus": self.defocus.get(),
             "optics": OPTICS[self.optics.get()],
+            "ctf_correction": CTF_CORRECTIONS[self.ctfCorrection.get()],
         }
+
+    def _named(self):
+        """What was simulated, in words."""
+        return ", ".join(self._structures())
 
     def _acquisition(self):
         return convert.new_acquisition(
@@ -97,17 +109,21 @@ class _ProtFamlSimulate(ProtFamlBase):
 
     def _validate(self):
         errors = []
-        check_simulation(self._structures(), words_of(self.counts.get()),
-                         (self.tiltMin.get(), self.tiltMax.get()), errors)
+        self._checkStructures(errors)
         if not (self.tiltStep.get() or 0) > 0:
             errors.append("The tilt step must be positive (degrees).")
+        return errors
+
+    def _checkStructures(self, errors):
+        """Add to `errors` what is wrong with structures, counts and tilts."""
+        check_simulation(self._structures(), words_of(self.counts.get()),
+                         (self.tiltMin.get(), self.tiltMax.get()), errors)
         for structure in self._structures():
             if os.sep in structure and not os.path.isfile(structure):
                 errors.append(f"{structure} does not exist.")
-        return errors
 
     def _methods(self):
-        return [f"Simulated: {', '.join(self._structures())} at {self.voxelSize.get():g} Å, tilts "
+        return [f"Simulated: {self._named()} at {self.voxelSize.get():g} Å, tilts "
                 f"{self.tiltMin.get():g} to {self.tiltMax.get():g}° every {self.tiltStep.get():g}°,"
                 f" signal-to-noise ratio {self.snr.get():g} [Zhao2018]."]
 
@@ -127,15 +143,33 @@ class ProtFamlSimulateTomograms(_ProtFamlSimulate):
     # ---------------------------------------------------------------------------------- form
     def _defineParams(self, form):
         form.addSection(label=Message.LABEL_INPUT)
+        form.addParam(
+            "preset", params.EnumParam, default=OWN, label="Content",
+            choices=["structures of your own", "crowd of twelve classes as in SHREC"],
+            help="The SHREC challenges of 2019 and 2020: about 2,500 particles of twelve classes "
+                 "in 512 x 512 x 200 voxels of 10 Å, defocus 3 µm, as many per volume in other "
+                 "sizes. Particles may be cut by the sides of the tomogram.")
+        form.addParam(
+            "modelFolders", params.StringParam, allowsNull=True, condition=f"preset=={SHREC}",
+            label="Folders of models",
+            help="Folders with the files of the classes (1s3x, 3qm1, 3gl1, 3h84, 2cg9, 3d2f, 1u6g, "
+                 "3cf3, 1bxn, 1qvr, 4cr2, 4d8q; PDB, mmCIF or MRC), separated by commas. Empty: "
+                 "models that are shipped with the plugin, from 70 to 300 Å.")
         add_structures(form, "In every tomogram: one number for all structures, or one for each, "
-                             "separated by commas.")
+                             "separated by commas.", condition=f"preset=={OWN}")
         form.addParam("numberOfTomograms", params.IntParam, default=1, label="Tomograms",
                       validators=[params.GE(1)])
         line = form.addLine("Size (voxels)", help="Of a tomogram; z is along the beam.")
         line.addParam("sizeX", params.IntParam, default=192, label="x")
         line.addParam("sizeY", params.IntParam, default=192, label="y")
         line.addParam("sizeZ", params.IntParam, default=64, label="z")
+        line = form.addLine("Surroundings", help="Of a tomogram; not among the true positions.")
+        line.addParam("gold", params.IntParam, default=0, label="gold beads",
+                      validators=[params.GE(0)])
+        line.addParam("membranes", params.IntParam, default=0, label="vesicles",
+                      validators=[params.GE(0)])
         add_imaging(form, snr=0.05, defocus=3.0)
+        _add_ctf_correction(form, "phase-flip")
         form.addParallelSection(threads=1, mpi=0, binThreads=4)
 
     # --------------------------------------------------------------------------------- steps
@@ -155,7 +189,8 @@ class ProtFamlSimulateTomograms(_ProtFamlSimulate):
         self.runVerb(
             "simulate-tomogram", output=folder, overwrite=True, workers=self.getBinThreads(),
             shape=f"{self.sizeX.get()},{self.sizeY.get()},{self.sizeZ.get()}",
-            seed=self.seed.get() + number - 1, **self._imagingOptions())
+            seed=self.seed.get() + number - 1, gold=self.gold.get(),
+            membranes=self.membranes.get(), **self._imagingOptions())
         _link(Path(self._tomogramFile(number)), folder / "tomogram.mrc")
         return [self._tomogramFile(number)]
 
@@ -193,7 +228,26 @@ class ProtFamlSimulateTomograms(_ProtFamlSimulate):
             return self.notReady()
         return [f"*{self.tomograms.getSize()}* tomogram(s) with "
                 f"*{self.trueCoordinates.getSize()}* particles of "
-                f"{', '.join(self._structures())}."]
+                f"{self._named()}."]
+
+    def _isPreset(self):
+        return self.preset.get() == SHREC
+
+    def _structureOptions(self):
+        if not self._isPreset():
+            return super()._structureOptions()
+        return {"preset": "shrec", "models_dir": words_of(self.modelFolders.get())}
+
+    def _named(self):
+        return "twelve classes as in SHREC" if self._isPreset() else super()._named()
+
+    def _checkStructures(self, errors):
+        if not self._isPreset():
+            super()._checkStructures(errors)
+            return
+        check_simulation(["shrec"], ["1"], (self.tiltMin.get(), self.tiltMax.get()), errors)
+        errors += [f"{folder} is no folder." for folder in words_of(self.modelFolders.get())
+                   if not os.path.isdir(folder)]
 
 
 class ProtFamlSimulateSubtomograms(_ProtFamlSimulate):
@@ -218,6 +272,7 @@ class ProtFamlSimulateSubtomograms(_ProtFamlSimulate):
         form.addParam("maxShift", params.FloatParam, default=2.0, label="Largest shift (voxels)",
                       help="Of a particle from the centre of its box, at random in a ball.")
         add_imaging(form, snr=0.05, defocus=6.0)
+        _add_ctf_correction(form, "none")
         form.addParallelSection(threads=4, mpi=0)
 
     # --------------------------------------------------------------------------------- steps
@@ -266,7 +321,16 @@ class ProtFamlSimulateSubtomograms(_ProtFamlSimulate):
         if not hasattr(self, "subtomograms"):
             return self.notReady()
         return [f"*{self.subtomograms.getSize()}* subtomograms of "
-                f"{', '.join(self._structures())}."]
+                f"{self._named()}."]
+
+
+def _add_ctf_correction(form, default):
+    """Row of what is done about the CTF."""
+    form.addParam(
+        "ctfCorrection", params.EnumParam, default=CTF_CORRECTIONS.index(default),
+        choices=["none", "flip phases"], condition="optics==0", label="CTF correction",
+        help="Before reconstruction. Without it the contrast of fine detail is inverted, as in the "
+             "FAML paper's data.")
 
 
 def _link(link, target):
