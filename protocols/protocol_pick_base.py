@@ -216,7 +216,7 @@ class ProtFamlPickBase(ProtFamlBase, ProtStreamingBase):
     def _registered(self, settings):
         """Return the ids of the tomograms whose positions are in the output (after Continue)."""
         with self._lock:
-            coordinates = self._outputOf(settings, self.boxSize.get() or self.box())
+            coordinates = self._outputOf(settings, self.box())
             return set() if coordinates is None else set(coordinates.getTSIds())
 
     def closeOutputStep(self, settings):

@@ -13,6 +13,7 @@ from scipion_faml.symmetry import symmetry_rotations
 from .protocol_pick_base import ProtFamlPickBase
 
 CONTROLS = ["phase", "mirror", "none"]
+MAX_LINES = 8  # of the summary, for tomograms
 
 
 class ProtFamlPickTemplate(ProtFamlPickBase):
@@ -37,13 +38,10 @@ class ProtFamlPickTemplate(ProtFamlPickBase):
         form.addParam("symmetry", params.StringParam, default="C1", label="Symmetry",
                       help="Point group of the template, its axes as usual (n-fold along z): C1, "
                            "C7, D7, T, O, I1, I2. It spares rotations.")
-        form.addParam("diameter", params.FloatParam, default=250.0, important=True,
-                      validators=[params.GT(0)], label="Particle diameter (Å)",
-                      help="Of the soft ball that the template is cut with. The wizard measures "
-                           "the template.")
-        form.addParam("angularStep", params.FloatParam, default=7.0,
-                      validators=[params.GT(0), params.LE(60)], label="Angular step (deg)",
-                      help="How fine the orientations are sampled.")
+        form.addParam("diameter", params.FloatParam, allowsNull=True,
+                      label="Particle diameter (Å)",
+                      help="Of the soft ball that is compared. Empty: measured in the template; "
+                           "the wizard shows it.")
         form.addParam("threshold", params.FloatParam, allowsNull=True, label="Threshold",
                       help="Lowest correlation kept, 0 to 1. Empty: from the false positives "
                            "allowed.")
@@ -57,15 +55,35 @@ class ProtFamlPickTemplate(ProtFamlPickBase):
                       label="Control",
                       help="What is searched for beside the template, to tell the correlation that "
                            "chance reaches: a map of the same spectrum that is no structure, or "
-                           "the other hand.")
+                           "the other hand. None: by formula, for Gaussian noise.")
         form.addParam("isExhaustive", params.BooleanParam, default=False,
                       expertLevel=params.LEVEL_ADVANCED, label="Scan all rotations?",
-                      help="At the angular step, everywhere, instead of a coarse scan whose peaks "
-                           "are refined: several times slower.")
+                      help="At the angular step and full resolution, everywhere, instead of a "
+                           "coarse scan whose peaks are refined: many times slower.")
+        form.addParam("coarseStep", params.FloatParam, default=20.0,
+                      expertLevel=params.LEVEL_ADVANCED, condition="not isExhaustive",
+                      validators=[params.GE(1), params.LE(60)], label="Coarse step (deg)",
+                      help="Of the rotations that are scanned; the best peaks are then refined to "
+                           "a few degrees.")
+        form.addParam("candidates", params.IntParam, allowsNull=True,
+                      expertLevel=params.LEVEL_ADVANCED, condition="not isExhaustive",
+                      label="Peaks refined",
+                      help="Empty: half as many as particles would fill the tomogram.")
+        form.addParam("angularStep", params.FloatParam, default=7.0,
+                      expertLevel=params.LEVEL_ADVANCED, condition="isExhaustive",
+                      validators=[params.GE(1), params.LE(60)], label="Angular step (deg)",
+                      help="How fine the orientations are scanned.")
         line = form.addLine("Resolution (Å)", expertLevel=params.LEVEL_ADVANCED,
                             help="Detail of template and tomogram that is compared. Empty: all.")
         line.addParam("highPass", params.FloatParam, allowsNull=True, label="from")
         line.addParam("lowPass", params.FloatParam, allowsNull=True, label="to")
+        form.addParam("defocus", params.FloatParam, allowsNull=True,
+                      expertLevel=params.LEVEL_ADVANCED, label="Defocus (µm)",
+                      help="Gives the template the CTF of a phase-flipped tomogram (underfocus is "
+                           "positive, 300 kV, Cs 2.7 mm). Empty: none.")
+        form.addParam("doWhiten", params.BooleanParam, default=False,
+                      expertLevel=params.LEVEL_ADVANCED, label="Whiten?",
+                      help="Divide tomogram and template by the root of the tomogram's spectrum.")
         form.addParam("inputTemplateMask", params.PointerParam, allowsNull=True,
                       expertLevel=params.LEVEL_ADVANCED, label="Mask of the template",
                       pointerClass="VolumeMask, Volume, SubTomogram",
@@ -77,13 +95,16 @@ class ProtFamlPickTemplate(ProtFamlPickBase):
                            "folder of each tomogram.")
 
     def diameterToBox(self):
-        return self.diameter.get()
+        measured = [result["diameter_angst"] for result in self.verbResults().values()]
+        return self.diameter.get() or max(measured, default=0.0)
 
     def pickOptions(self, tomogram, folder):
         wedge = self._tiltRange(tomogram)
         return {
             "template": self._templateFile(folder), "symmetry": self.symmetry.get().strip(),
-            "angular_step": self.angularStep.get(), "diameter": self.diameter.get(),
+            "angular_step": self.angularStep.get(), "coarse_step": self.coarseStep.get(),
+            "candidates": self.candidates.get(), "diameter": self.diameter.get(),
+            "defocus": self.defocus.get(), "whiten": self.doWhiten.get(),
             "dark": self.isDark.get(), "threshold": self.threshold.get(),
             "false_positives": self.falsePositives.get(),
             "control": CONTROLS[self.control.get()], "exhaustive": self.isExhaustive.get(),
@@ -112,6 +133,8 @@ class ProtFamlPickTemplate(ProtFamlPickBase):
 
     # ---------------------------------------------------------------------------------- info
     def _checkPicker(self, tomograms, errors):
+        if self.diameter.get() is not None and self.diameter.get() <= 0:
+            errors.append("The diameter must be above 0 Å.")
         self._checkDiameter(self.diameter.get(), tomograms, errors)
         try:
             symmetry_rotations(self.symmetry.get().strip())
@@ -151,8 +174,13 @@ class ProtFamlPickTemplate(ProtFamlPickBase):
         if not hasattr(self, "coordinates"):
             return []
         return [f"{self.coordinates.getSize()} particles were picked by a template of "
-                f"{self.diameter.get():g} Å with symmetry {self.symmetry.get()}, orientations "
-                f"sampled to {self.angularStep.get():g}°."]
+                f"{self.diameterToBox():.0f} Å with symmetry {self.symmetry.get()}."]
+
+    def _pickerSummary(self, results):
+        lines = [f"{ts_id}: correlation {result['score_median']:.2f} (median), threshold "
+                 f"{result['threshold']:.2f}." for ts_id, result in results.items()
+                 if result["n_picks"]]
+        return lines[:MAX_LINES]
 
     def _citations(self):
         return []

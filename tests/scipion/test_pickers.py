@@ -255,3 +255,31 @@ def test_forms_of_pickers_tell_every_problem(project, tomograms, particles):
     dog = project.new("ProtFamlPickDog", {"inputTomograms": (tomograms, "tomograms")},
                       diameter=30.0)
     assert "less than two voxels" in " ".join(dog.validate())
+
+
+# ------------------------------------------------------------------------------------- template
+def test_a_template_finds_particles_and_their_orientations(project, checks, tomograms):
+    from scipion_faml import convert
+    from scipion_faml.io import COORDINATES
+
+    run = project.finished(project.new(
+        "ProtFamlPickTemplate",
+        {"inputTomograms": (tomograms, "tomograms"),
+         "inputTemplate": (tomograms, "trueAverages.1")},
+        symmetry="D7", control=2, candidates=30, coarseStep=30.0, falsePositives=5.0, binThreads=2))
+    coordinates = run.coordinates
+    checks.checkCoordinates(coordinates, coordinates.getSize(), coordinates.getBoxSize(),
+                            VOXEL_SIZE, orientedParticles=True)
+    assert all(0 < c.getScore() <= 1 for c in coordinates.iterCoordinates())
+    n_hit = 0
+    for tomogram in convert.clones(tomograms.tomograms):
+        truth = convert.picks_table(tomograms.trueCoordinates, tomogram).rows
+        truth = truth[truth["rlnClassNumber"] == 1][COORDINATES].to_numpy()
+        found = convert.picks_table(coordinates, tomogram).rows[COORDINATES].to_numpy()
+        n_hit += int((np.linalg.norm(truth[:, None] - found[None], axis=2).min(axis=1) < 2).sum())
+    assert n_hit >= 8  # of 10
+    assert any("correlation" in line for line in run.summary())
+    extracted = project.finished(project.new(
+        "ProtFamlExtractSubtomograms", {"inputCoordinates": (run, "coordinates")}, boxSize=16,
+        doPad=True))
+    assert extracted.subtomograms.hasAlignment3D()
