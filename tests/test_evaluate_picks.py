@@ -187,6 +187,18 @@ def test_classes_are_compared_by_name_where_both_have_names(scene, capsys):
     assert judge(capsys, scene, "--radius", 40, "--no-classes")["n_misclassified"] is None
 
 
+def test_names_alone_are_classes_and_a_truth_without_any_judges_none(scene, capsys):
+    positions_star(scene / "truth.star", PLACES, famlModel=NAMES[KINDS - 1])
+    positions_star(scene / "picks.star", PLACES, famlModel=NAMES[[0, 1, 1, 0, 1]])
+    result = judge(capsys, scene, "--radius", 40)
+    assert result["confusion_rows"] == ["background", "long", "round", "small"]
+    assert result["n_misclassified"] == 1
+    positions_star(scene / "truth.star", PLACES)
+    positions_star(scene / "picks.star", PLACES, rlnClassNumber=KINDS)
+    result = judge(capsys, scene, "--radius", 40)
+    assert result["f1"] == 1.0 and result["n_misclassified"] is None
+
+
 def test_several_tomograms_need_a_label_volume_each(scene, capsys):
     twice = np.concatenate([PLACES, PLACES])
     tomograms = np.repeat(["a", "b"], 5)
@@ -232,7 +244,7 @@ def test_mistakes_of_evaluate_picks_end_in_one_line(scene, capsys):
     write_volume(scene / "turned.mrc", np.where(volume > 0, 6 - volume, 0), 10.0)
     assert "rows in order" in fault(capsys, scene, "--instances", scene / "turned.mrc")
     positions_star(scene / "bare.star", PLACES)
-    assert "says no classes" in fault(
+    assert "do not both say classes" in fault(
         capsys, scene, "--radius", 40, "--classes", picks="bare.star")
     assert "rlnClassNumber is missing" in fault(
         capsys, scene, "--labels", labels, truth="bare.star")

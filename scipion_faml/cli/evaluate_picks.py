@@ -210,18 +210,15 @@ def _common_classes(
 ) -> CommonClasses:
     """Classes by name where both tables have names, else by number."""
     true, names = classes_of(truth), class_names(truth)
-    if wanted:
-        for one, other in ((table, truth), (truth, table)):
-            if not {"rlnClassNumber", "famlModel"} & set(one.rows):
-                raise ValueError(
-                    f"{one.path} says no classes (rlnClassNumber or famlModel), those of "
-                    f"{other.path} have nothing to be compared with: leave --classes away")
-    if wanted is False:
+    shared = set(table.rows) & set(truth.rows) & {"famlModel", "rlnClassNumber"}
+    if wanted and not shared:
+        raise ValueError(
+            f"{table.path} and {truth.path} do not both say classes (rlnClassNumber or famlModel "
+            "in both): leave --classes away")
+    if wanted is False or not shared:
         return CommonClasses(true, None, names)
-    if "famlModel" in table.rows and "famlModel" in truth.rows:
+    if "famlModel" in shared:
         return _classes_by_name(table, truth, true, names, bool(wanted), warnings)
-    if "rlnClassNumber" not in table.rows:
-        return CommonClasses(true, None, names)
     picked = classes_of(table)
     more = {int(c): f"class {c}" for c in np.setdiff1d(picked, true)}
     return CommonClasses(true, picked, names | more)

@@ -63,9 +63,12 @@ def _recorded(output: Path) -> dict[str, Any] | None:
 
 
 def classes_of(table: ParticleTable) -> IntArray:
-    """Return rlnClassNumber, or 1 for all."""
+    """Return rlnClassNumber, else famlModel numbered from 1 by the alphabet, else 1 for all."""
     if "rlnClassNumber" in table.rows:
         return np.asarray(table.rows["rlnClassNumber"].to_numpy(), dtype=np.intp)
+    if "famlModel" in table.rows:
+        names = table.rows["famlModel"].astype(str).to_numpy()
+        return np.asarray(np.unique(names, return_inverse=True)[1] + 1, dtype=np.intp)
     return np.ones(len(table), dtype=np.intp)
 
 
