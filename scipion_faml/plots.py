@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours: told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 GREY = "#5f6b7a"
+# On grey slices: without black and with a lighter blue.
+CLASS_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#4477FF")
+LEGEND_COLUMNS = 4
 AXIS_NAMES = ("z", "y", "x")
 VIEW_EULER_DEG = (0.0, 55.0, 30.0)  # oblique, so that no symmetry axis points at the reader
 MAX_GALLERY_ROWS = 24
@@ -395,42 +398,75 @@ def pose_errors(
 def picks_on_slice(
     slice2d: FloatArray,
     xy: ArrayLike,
-    radius: float | None = None,
+    radius: float | ArrayLike | None = None,
     score: ArrayLike | None = None,
     truth_xy: ArrayLike | None = None,
     title: str = "",
+    score_range: tuple[float, float] | None = None,
 ) -> Figure:
     """Return a tomogram slice [y, x] with circles of `radius` (voxels) at positions (P, 2).
 
-    Circles are coloured by `score` when given; `truth_xy` are true positions, drawn as crosses.
+    `radius` is one for all, or one for each. Circles are coloured by `score` when given, from the
+    lowest to the highest or over `score_range`; `truth_xy` are true positions, drawn as crosses.
     """
     from matplotlib.cm import ScalarMappable
-    from matplotlib.collections import PatchCollection
-    from matplotlib.patches import Circle
+    from matplotlib.colors import Normalize
 
     positions = np.asarray(xy, dtype=float).reshape(-1, 2)
-    reach = radius if radius else max(slice2d.shape) / 60
-    figure = _figure(5.6, 5.6 * slice2d.shape[0] / slice2d.shape[1])
-    axes = figure.add_subplot()
-    low, high = np.quantile(slice2d, [0.005, 0.995])
-    _show_picture(axes, slice2d, (float(low), float(high)))
-    circles = PatchCollection(
-        [Circle((x, y), reach) for x, y in positions], linewidth=1.3, facecolor="none",
-        edgecolor=COLOURS[4],
-    )
-    if score is not None and len(positions):
-        scale = ScalarMappable(cmap="viridis")
-        circles.set_edgecolor(list(map(tuple, scale.to_rgba(np.asarray(score, dtype=float)))))
-        scale.set_array(np.asarray(score, dtype=float))
+    figure, axes = _slice_figure(slice2d, title)
+    circles = _circles(positions, _radii(radius, len(positions), slice2d), COLOURS[4], "-")
+    if score is not None and (len(positions) or score_range):
+        values = np.asarray(score, dtype=float)
+        limits = score_range or (float(values.min()), float(values.max()))
+        scale = ScalarMappable(Normalize(*limits), cmap="viridis")
+        circles.set_edgecolor(list(map(tuple, scale.to_rgba(values))))
         figure.colorbar(scale, ax=axes, label="score", shrink=0.7)
     axes.add_collection(circles)
     if truth_xy is not None:
         crosses = np.asarray(truth_xy, dtype=float).reshape(-1, 2)
         axes.plot(*crosses.T, "+", color=COLOURS[5], markersize=7, label="truth")
         axes.legend(fontsize=8, loc="upper right")
+    return figure
+
+
+def classes_on_slice(
+    slice2d: FloatArray, xy: ArrayLike, radius: float | ArrayLike | None, label: Sequence[str],
+    names: Sequence[str], title: str = "",
+) -> Figure:
+    """Return a tomogram slice [y, x] with circles at positions (P, 2), coloured by class.
+
+    `label` says the class of each position; `names` are all classes, so that a class has the same
+    colour in every slice. The legend counts the positions.
+    """
+    positions, labels = np.asarray(xy, dtype=float).reshape(-1, 2), np.asarray(label, dtype=object)
+    figure, axes = _slice_figure(slice2d, title)
+    radii = _radii(radius, len(positions), slice2d)
+    for number, name in enumerate(names):
+        here = labels == name
+        colour = CLASS_COLOURS[number % len(CLASS_COLOURS)]
+        style = ("-", "--", ":")[number // len(CLASS_COLOURS) % 3]
+        axes.add_collection(_circles(positions[here], radii[here], colour, style))
+        axes.plot([], [], style, color=colour, label=f"{name} ({here.sum()})")
+    figure.legend(fontsize=8, frameon=False, ncols=min(len(names), LEGEND_COLUMNS),
+                  loc="outside lower center", handlelength=1.2, columnspacing=1.0)
+    return figure
+
+
+def _slice_figure(slice2d: FloatArray, title: str) -> tuple[Figure, Axes]:
+    """A slice in grey."""
+    figure = _figure(5.6, 5.6 * slice2d.shape[0] / slice2d.shape[1])
+    axes = figure.add_subplot()
+    low, high = np.quantile(slice2d, [0.005, 0.995])
+    _show_picture(axes, slice2d, (float(low), float(high)))
     if title:
         axes.set_title(title, fontsize=10)
-    return figure
+    return figure, axes
+
+
+def _radii(radius: float | ArrayLike | None, n: int, slice2d: FloatArray) -> FloatArray:
+    """A radius (voxels) for each of n circles."""
+    reach = max(slice2d.shape) / 60 if radius is None else radius
+    return np.array(np.broadcast_to(np.asarray(reach, dtype=float), (n,)))
 
 
 def precision_recall_curves(
@@ -504,14 +540,14 @@ def verdicts_near_slice(
     return figure
 
 
-def _circles(xy: FloatArray, radius: float, colour: str, style: str) -> Any:
-    """Circles of one kind."""
+def _circles(xy: FloatArray, radius: float | FloatArray, colour: str, style: str) -> Any:
+    """Circles of one kind, of one radius or of one each."""
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Circle
 
     return PatchCollection(
-        [Circle((x, y), radius) for x, y in xy], linewidth=1.3, facecolor="none",
-        edgecolor=colour, linestyle=style)
+        [Circle((x, y), r) for (x, y), r in zip(xy, np.broadcast_to(radius, len(xy)), strict=True)],
+        linewidth=1.3, facecolor="none", edgecolor=colour, linestyle=style)
 
 
 def slab(tomogram: FloatArray, z: int, thickness: int = 5) -> FloatArray:
