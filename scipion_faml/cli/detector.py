@@ -103,7 +103,9 @@ def _torch_module(name: str, workers: int | None) -> ModuleType:
 @click.option("--quarter-turns", is_flag=True,
               help="Also turn crops by a quarter about the beam, which turns the missing wedge: "
               "for tomograms with different tilt axes.")
-@click.option("--start", default=None, type=FILE, help="Weights to start from.")
+@click.option("--start", default=None, type=FILE,
+              help="Weights to start from: a weights.pt, or the word pretrained for the shipped "
+              "ones.")
 @click.option("--dark", is_flag=True, help="Particles are darker than their surroundings.")
 @device_option
 @click.option("--output", default=Path("detector"), show_default=True,
@@ -133,6 +135,8 @@ def train_detector(
     train = _torch_module("train", workers)
     weights = _torch_module("weights", workers)
     predict = _torch_module("predict", workers)
+    if start is not None and str(start) == "pretrained" and not start.is_file():
+        start = weights.pretrained()
     found = _tomogram_files(tables, tomograms)
     settings = {
         **asdict(how), "held_out": held_out, "architecture": architecture,
@@ -256,6 +260,8 @@ def _source(
     if numbers.min() < 1:
         raise ValueError(f"{table.path}: rlnClassNumber is {numbers.min()}: classes count from 1")
     has_classes = "rlnClassNumber" in table.rows
+    if not has_classes and "famlModel" in table.rows:
+        raise ValueError(f"{table.path}: famlModel needs rlnClassNumber beside it: add the numbers")
     names = ([str(n) for n in table.rows["famlModel"]] if "famlModel" in table.rows
              else [f"class_{n:03d}" if has_classes else "particle" for n in numbers])
     diameters = (table.rows[DIAMETER_COLUMN].to_numpy(dtype=float)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from scipion_faml.detector.ahead import ahead
 from scipion_faml.detector.detections import Detections, without_neighbours, without_overlap
 from scipion_faml.detector.networks import crops_tensor
 from scipion_faml.detector.points import NMS_SHARE
@@ -77,15 +78,18 @@ def find(
     network = folded(detector.network).to(device)
     groups = [cores[i : i + CUBES] for i in range(0, len(cores), CUBES)] if is_yolo else [
         [core] for core in cores]
+
+    def read(group: list[tuple[slice, ...]]) -> tuple[list[tuple[int, ...]], FloatArray]:
+        corners = [_block(core, view.shape, detector.overlap, is_yolo) for core in group]
+        return [start for start, _ in corners], np.stack([view.read(*c) for c in corners])
+
     parts = []
     with torch.inference_mode():
-        for group in watch(groups):
-            corners = [_block(core, view.shape, detector.overlap, is_yolo) for core in group]
-            blocks = np.stack([view.read(start, size) for start, size in corners])
+        for group, (starts, blocks) in zip(watch(groups), ahead(read, groups), strict=True):
             with mixed_precision(device):
                 output = network(crops_tensor(torch.from_numpy(blocks).to(device)))
             found = detector.detections(output)
-            for candidates, (start, _), core in zip(found, corners, group, strict=True):
+            for candidates, start, core in zip(found, starts, group, strict=True):
                 moved = candidates.moved(np.array(start[::-1], dtype=np.float64))
                 parts.append(moved.take(_in_core(moved.position_xyz, core)))
     every = Detections.joined(parts, detector.settings.n_classes)

@@ -10,8 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from scipion_faml.detector.ahead import ahead
 from scipion_faml.detector.labels import Labelled
 from scipion_faml.detector.matching import Matched, best_thresholds, f1_of, match
 from scipion_faml.detector.networks import crops_tensor
@@ -145,7 +145,7 @@ def train_epoch(
 
 def _batches(
     detector: Detector, sampler: CropSampler, how: TrainingSettings, first: int, n_steps: int
-) -> Any:
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     """Batches (crops, targets) in order, each made while the one before is worked on."""
     def make(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         crops = [sampler.crop(step * how.batch + i) for i in range(how.batch)]
@@ -153,13 +153,7 @@ def _batches(
         targets = {k: torch.from_numpy(np.stack([r[k] for r in rows])) for k in rows[0]}
         return torch.from_numpy(np.stack([c.volume for c in crops])), targets
 
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(make, first)
-        for step in range(first + 1, first + n_steps + 1):
-            ready = waiting.result()
-            if step < first + n_steps:
-                waiting = pool.submit(make, step)
-            yield ready
+    return ahead(make, range(first, first + n_steps))
 
 
 @torch.no_grad()
