@@ -8,7 +8,7 @@ from .viewer_faml import (
     FamlClassifyViewer,
     FamlParticlesViewer,
 )
-from .viewer_picks import FamlPicksViewer
+from .viewer_picks import FamlPicksViewer, FamlTrainingViewer
 
 __all__ = [
     "FamlAlignViewer",
@@ -18,4 +18,5 @@ __all__ = [
     "FamlEvaluationViewer",
     "FamlParticlesViewer",
     "FamlPicksViewer",
+    "FamlTrainingViewer",
 ]

@@ -212,6 +212,17 @@ def test_a_detector_is_trained_and_picks_with_classes(project, tomograms, traine
 
 
 @needs_torch
+def test_training_is_shown_in_curves_and_words(domain, project, trained, tmp_path):
+    viewer = domain.getViewers()["FamlTrainingViewer"](
+        project=project.project, protocol=trained)
+    viewer.setProtocol(trained)
+    views = {name: show(name)[0] for name, show in viewer._getVisualizeDict().items()}
+    views["showCurves"].savefig(tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+    assert "proteasome: " in views["showResult"].getMessage()
+
+
+@needs_torch
 def test_one_set_for_each_class_is_training_data_too(project, tomograms, trained):
     run = project.new("ProtFamlTrainDetector", classesFrom=1, diameters="160")
     for number in range(2):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 
@@ -108,10 +109,30 @@ def test_a_single_average_opens_in_our_viewer_first(domain, project, particles, 
 def test_positions_are_drawn_on_slices(domain, project, tomograms, tmp_path):
     viewer = domain.getViewers()["FamlPicksViewer"](
         project=project.project, tmpPath=str(tmp_path))
-    views = viewer._visualize(tomograms.trueCoordinates)
-    assert [view.title for view in views] == ["tomogram_01", "tomogram_02"]
-    for view in views:
-        assert_drawn(view, tmp_path)
+    (view,) = viewer._visualize(tomograms.trueCoordinates)
+    assert_drawn(view, tmp_path)
+    pictures = view.pictures
+    assert [t.name for t in pictures.tomograms] == ["tomogram_01", "tomogram_02"]
+    assert pictures.classes == ["groel", "proteasome"]
+    assert (pictures.choices, view.colour) == (["class"], "class")  # the truth has no scores
+    for number in range(2):
+        assert pictures.n_slices(number) == 40
+        z = pictures.fullest_slice(number)
+        depth = pictures.tomograms[number].position_xyz[:, 2]
+        assert np.abs(depth - z).min() < 1
+        assert "of 10 positions" in pictures.draw(number, z, "class").axes[0].get_title()
+
+
+def test_scores_have_one_scale_in_all_slices(domain, project, picked, tmp_path):
+    viewer = domain.getViewers()["FamlPicksViewer"](
+        project=project.project, protocol=picked, tmpPath=str(tmp_path))
+    (view,) = viewer._visualize(picked)
+    pictures = view.pictures
+    assert view.colour == "score"
+    scales = {pictures.draw(n, z, "score").axes[1].get_ylim() for n in range(2) for z in (0, 20)}
+    assert scales == {pictures.score_range}
+    # Drawn with the diameter that they were picked at: 150 A in voxels of 20 A.
+    assert {float(r) for t in pictures.tomograms for r in t.radius} == {3.75}
 
 
 @pytest.mark.parametrize(("fixture", "name"), [
