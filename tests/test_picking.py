@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 
 from scipion_faml.evaluation.picks import compare_positions
 from scipion_faml.picking import Picks
-from scipion_faml.picking.dog import DogConfig, pick_dog
+from scipion_faml.picking.dog import DogConfig, pick_dog, pick_down_to
 from scipion_faml.picking.peaks import suppress_neighbours
 from scipion_faml.picking.tiles import Binned
 
@@ -295,6 +295,22 @@ def test_gold_beads_of_the_particles_size_are_left_out(scene, noise_sd):
     assert cKDTree(gold).query(result.picks.position_xyz)[0].min() > DIAMETER / 2
     away = cKDTree(gold).query(truth)[0] > 1.5 * DIAMETER
     assert compare_positions(result.picks.position_xyz, truth[away], DIAMETER / 2).recall == 1.0
+
+
+def test_a_low_threshold_in_a_denoised_tomogram_takes_no_particle_for_gold(scene):
+    tomogram, truth, noise = scene
+    result = pick_dog(tomogram - 0.95 * noise, 1.0, DogConfig((DIAMETER,), threshold=1.0))
+    assert result.n_gold == 0
+    assert compare_positions(result.picks.position_xyz, truth, DIAMETER / 2).recall == 1.0
+
+
+def test_a_preview_holds_the_picks_of_every_threshold(scene):
+    tomogram, _, _ = scene
+    preview = pick_down_to(2.0, tomogram, 1.0, DogConfig((DIAMETER,)))
+    picks = pick_dog(tomogram, 1.0, DogConfig((DIAMETER,))).picks
+    above = preview.picks.score >= preview.threshold
+    np.testing.assert_allclose(preview.picks.position_xyz[above], picks.position_xyz)
+    assert above.sum() < len(above)
 
 
 def test_distances_of_their_own_suppress_by_their_mean():

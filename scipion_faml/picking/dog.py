@@ -122,20 +122,50 @@ def pick_dog(
         the mask leaves nothing.
     """
     _check(tomogram, voxel_size_angst, config, mask)
+    scales, backgrounds = _scales(tomogram, voxel_size_angst, config, tile_map, mask)
+    threshold = config.threshold
+    if threshold is None:
+        threshold = threshold_of(backgrounds, config.false_positives)
+    return _result(scales, backgrounds, threshold, threshold, mask, voxel_size_angst, config)
+
+
+def pick_down_to(
+    lowest: float, tomogram: FloatArray, voxel_size_angst: float, config: DogConfig
+) -> DogResult:
+    """Return picks as `pick_dog` does, but all down to a score, beside the threshold it would use.
+
+    For previews: the picks of any higher threshold are those that score more.
+    """
+    _check(tomogram, voxel_size_angst, config, None)
+    scales, backgrounds = _scales(tomogram, voxel_size_angst, config, map, None)
+    threshold = threshold_of(backgrounds, config.false_positives)
+    return _result(scales, backgrounds, threshold, lowest, None, voxel_size_angst, config)
+
+
+def _scales(
+    tomogram: FloatArray, voxel_size_angst: float, config: DogConfig, tile_map: TileMap,
+    mask: FloatArray | None,
+) -> tuple[list[_Scale], list[Background]]:
+    """What the filter of each diameter found, and its background."""
     scales = [
         _searched(tomogram, mask, voxel_size_angst, diameter, config, tile_map)
         for diameter in config.diameters_angst
     ]
-    backgrounds = [
+    return scales, [
         between_particles(scale.response, config.false_positives, config.threshold)
         for scale in scales]
-    threshold = config.threshold
-    if threshold is None:
-        threshold = threshold_of(backgrounds, config.false_positives)
+
+
+def _result(
+    scales: list[_Scale], backgrounds: list[Background], threshold: float, lowest: float,
+    mask: FloatArray | None, voxel_size_angst: float, config: DogConfig,
+) -> DogResult:
+    """Picks that score `lowest` or more, and the threshold that was asked for."""
     found = _joined([
-        _candidates(scale, background, float(threshold), mask, voxel_size_angst, config)
+        _candidates(scale, background, lowest, mask, voxel_size_angst, config)
         for scale, background in zip(scales, backgrounds, strict=True)])
-    kept, n_gold = _selected(found, scales, voxel_size_angst, config)
+    sure = threshold_of(backgrounds, config.false_positives)
+    kept, n_gold = _selected(found, scales, sure, voxel_size_angst, config)
     return DogResult(
         kept.picks, kept.diameter_angst, float(threshold),
         expected_maxima(backgrounds, threshold), tuple(b.sd for b in backgrounds),
@@ -381,9 +411,13 @@ def _joined(parts: list[_Candidates]) -> _Candidates:
 
 
 def _selected(
-    found: _Candidates, scales: list[_Scale], voxel_size_angst: float, config: DogConfig
+    found: _Candidates, scales: list[_Scale], sure: float, voxel_size_angst: float,
+    config: DogConfig,
 ) -> tuple[_Candidates, int]:
-    """The best of neighbours at any scale without gold, and how many were gold."""
+    """The best of neighbours at any scale without gold, and how many were gold.
+
+    What scores above `sure` is no noise: it tells how dense particles are.
+    """
     distance = (
         MIN_DISTANCE * found.diameter_angst if config.min_distance_angst is None
         else np.full(len(found.picks), config.min_distance_angst)
@@ -391,7 +425,8 @@ def _selected(
     found = found.take(
         suppress_neighbours(found.picks.position_xyz, distance / voxel_size_angst))
     # Only now: a bead also takes the place of the maxima in its halo.
-    is_gold = _is_gold(_core_density(found, scales, voxel_size_angst), config.clip_sd)
+    density = _core_density(found, scales, voxel_size_angst)
+    is_gold = _is_gold(density, density[found.picks.score >= sure], config.clip_sd)
     kept = np.flatnonzero(~is_gold)
     kept = kept[np.argsort(-found.picks.score[kept], kind="stable")]
     return found.take(kept[: config.max_picks]), int(is_gold.sum())
@@ -408,13 +443,11 @@ def _core_density(found: _Candidates, scales: list[_Scale], voxel_size_angst: fl
     return density
 
 
-def _is_gold(density: FloatArray, clip_sd: float) -> BoolArray:
-    """Which picks (P,) are far denser than the fainter ones, and beyond what is clipped.
+def _is_gold(density: FloatArray, of_sure: FloatArray, clip_sd: float) -> BoolArray:
+    """Which picks (P,) are far denser than the fainter sure ones, and beyond what is clipped.
 
     In noise a particle's voxels hardly rise above the noise, a bead's all do. In a denoised
     tomogram particles do too; then a bead still outshines them.
     """
-    if not len(density):
-        return np.zeros(0, dtype=bool)
-    of_particles = float(np.quantile(density, 0.25))
+    of_particles = float(np.quantile(of_sure, 0.25)) if len(of_sure) else 0.0
     return density > max(clip_sd, GOLD_PER_PARTICLE * of_particles)
