@@ -8,8 +8,8 @@ from click.testing import CliRunner
 torch = pytest.importorskip("torch", reason="the detector needs PyTorch (extra `detector`)")
 
 from scipion_faml.cli import main as cli  # noqa: E402
-from scipion_faml.detector import points, predict, train, weights, yolo  # noqa: E402
-from scipion_faml.detector.detections import cube_iou  # noqa: E402
+from scipion_faml.detector import points, predict, second_look, train, weights, yolo  # noqa: E402
+from scipion_faml.detector.detections import Detections, cube_iou  # noqa: E402
 from scipion_faml.detector.labels import Classes, LabelSource, labelled  # noqa: E402
 from scipion_faml.detector.matching import f1_of  # noqa: E402
 from scipion_faml.detector.sampling import Crop  # noqa: E402
@@ -267,12 +267,14 @@ def test_tiles_find_what_the_whole_finds():
     assert np.mean(apart.min(axis=1) < 1.0) > 0.9
 
 
-def trained(folder, epochs=3, on_epoch=None, how=None, seed=0, shape=(48, 64, 64), count=14):
+def trained(folder, epochs=3, on_epoch=None, how=None, seed=0, shape=(48, 64, 64), count=14,
+            second=False):
     how = how or TrainingSettings(epochs=epochs, steps=2, batch=2, crop=32, seed=seed)
     what = settings(diameters=(6.0, 10.0))
     scenes = [ball_labels(i, shape=shape, count=count) for i in (1, 2)]
-    return train.fit(what, how, scenes[:1], scenes[1:], "held-out t2", folder, CPU,
-                     on_epoch=on_epoch)[0]
+    course = train.Course(folder, CPU, on_epoch=on_epoch)
+    return train.fit(what, how, scenes[:1], scenes[1:], "held-out t2", course,
+                     with_second_look=second)[0]
 
 
 def test_a_killed_training_ends_with_the_same_bits(tmp_path):
@@ -311,6 +313,23 @@ def test_training_finds_balls_it_has_not_seen(tmp_path):
     apart = np.linalg.norm(
         (2 * centres + 0.5)[:, None] - picks.position_xyz[None], axis=2).min(axis=1)
     assert np.mean(apart < 4.0) > 0.8
+
+
+def test_a_second_look_is_trained_kept_and_names_candidates_again(tmp_path):
+    detector = trained(tmp_path, epochs=1, second=True, shape=(32, 32, 32), count=3)
+    assert (tmp_path / "checkpoint_second.pt").is_file()
+    assert "accuracy" in pd.read_csv(tmp_path / "history_second.csv")
+    back = weights.load(tmp_path / "weights.pt")
+    view = ball_labels(3, shape=(32, 32, 32), count=3).view
+    found = Detections(
+        np.array([[10.0, 12, 14], [20.0, 20, 20]]), np.array([0.9, 0.01]),
+        np.array([[0.6, 0.4], [0.7, 0.3]]), np.array([6.0, 6.0]))
+    named = second_look.named_again(detector.second, found, view, CPU)
+    second = second_look.posteriors(back.second, view, found.position_xyz, CPU)
+    product = found.posterior[0] * second[0]
+    np.testing.assert_allclose(named.posterior[0], product / product.sum(), rtol=1e-5)
+    np.testing.assert_array_equal(named.posterior[1], found.posterior[1])  # too unsure to look at
+    np.testing.assert_array_equal(named.position_xyz, found.position_xyz)
 
 
 # ------------------------------------------------------------------------------------------ files

@@ -178,6 +178,11 @@ def scene_of(folder: Path, seed: int, workers: int) -> Labelled:
     return labelled(source, classes, VOXEL, False)
 
 
+def _tell(row: dict[str, float]) -> None:
+    logger.info("epoch %d: %.0f s, loss %.3f, F1 %.3f at %.2f", row["epoch"], row["seconds"],
+                row["loss"], row["f1"], row["threshold"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("output", type=Path)
@@ -202,10 +207,7 @@ def main() -> None:
         epochs=arguments.epochs, steps=arguments.steps, batch=2, turns=True, seed=0)
     detector, scores = train.fit(
         what, how, scenes[HELD_OUT:], scenes[:HELD_OUT], "held-out simulated scenes",
-        arguments.output, torch.device("cpu"),
-        on_epoch=lambda row: logger.info(
-            "epoch %d: %.0f s, loss %.3f, F1 %.3f at %.2f", row["epoch"], row["seconds"],
-            row["loss"], row["f1"], row["threshold"]))
+        train.Course(arguments.output, torch.device("cpu"), on_epoch=_tell))
     logger.info("held out: F1 %.3f, threshold %s", scores["f1"], detector.settings.thresholds)
     small = arguments.output / "pretrained.pt"
     weights.save(small, detector, half=True)

@@ -107,6 +107,9 @@ def _torch_module(name: str, workers: int | None) -> ModuleType:
               help="Weights to start from: a weights.pt, or the word pretrained for the shipped "
               "ones.")
 @click.option("--dark", is_flag=True, help="Particles are darker than their surroundings.")
+@click.option("--reclassify", is_flag=True,
+              help="Train a second network, for a third of the time, that looks at each candidate "
+              "by itself and names it again.")
 @device_option
 @click.option("--output", default=Path("detector"), show_default=True,
               type=click.Path(path_type=Path, file_okay=False), help="Folder.")
@@ -118,7 +121,7 @@ def train_detector(
     tables: tuple[Path, ...], tomograms: tuple[str, ...], held_out: tuple[str, ...],
     architecture: str, diameters: tuple[str, ...], epochs: int, steps: int | None, batch: int,
     crop: int, learning_rate: float | None, quarter_turns: bool, start: Path | None, dark: bool,
-    device: str, output: Path, voxel_size: float | None, seed: int,
+    reclassify: bool, device: str, output: Path, voxel_size: float | None, seed: int,
     workers: int | None, as_json: bool, overwrite: bool,
 ) -> None:
     """Train a detector on coordinates and classes of particles in tomograms.
@@ -129,6 +132,8 @@ def train_detector(
     """
     if crop % 8 or (architecture == "yolo" and crop != 64):
         raise ValueError(f"--crop {crop}: give a multiple of 8, for yolo 64")
+    if architecture == "yolo" and reclassify:
+        raise ValueError("--reclassify goes with --architecture points")
     how = TrainingSettings(
         epochs=epochs, steps=steps, batch=batch, crop=crop, turns=quarter_turns, seed=seed,
         learning_rate=learning_rate or (1e-3 if architecture == "yolo" else 2e-3))
@@ -141,7 +146,7 @@ def train_detector(
     settings = {
         **asdict(how), "held_out": held_out, "architecture": architecture,
         "diameters": diameters, "start": start, "dark": dark, "voxel_size": voxel_size,
-        "names": [name for name, *_ in found],
+        "reclassify": reclassify, "names": [name for name, *_ in found],
     }
     files = [*tables, *(path for _, path, _ in found), *([start] if start else [])]
     run = Run("train-detector", output, settings, list(dict.fromkeys(files)), overwrite)
@@ -161,9 +166,10 @@ def train_detector(
                 architecture, trained, classes, size, dark,
                 started.settings.widths if started else None)
             inputs = {"inputs": run.settings["inputs"], "dark": dark, "start": str(start)}
+            course = train.Course(
+                output, where, inputs, _epoch_line(epochs), progress_callback("steps"))
             detector, scores = train.fit(
-                what, how, trained, tested, tested_name, output, where, started, inputs,
-                on_epoch=_epoch_line(epochs), on_step=progress_callback("steps"))
+                what, how, trained, tested, tested_name, course, started, reclassify)
         _draw_curves(output)
         return {
             "weights": output / "weights.pt", "architecture": architecture,

@@ -18,6 +18,7 @@ from torch.nn import functional
 from scipion_faml.detector.detections import Detections
 from scipion_faml.detector.networks import ConvUnit, Residual, chain
 from scipion_faml.detector.sampling import Crop
+from scipion_faml.detector.second_look import SecondLook
 from scipion_faml.detector.settings import DetectorSettings
 from scipion_faml.types import FloatArray, IntArray
 
@@ -77,6 +78,7 @@ class PointsDetector(nn.Module):
         self.settings = settings
         self.network = PointsNetwork(settings.n_classes, settings.widths)
         self.sigma = heat_widths(np.array(settings.diameters))
+        self.second: SecondLook | None = None
 
     def forward(self, crops: Tensor) -> Tensor:
         """Return the network's output for crops (N, 1, z, y, x)."""

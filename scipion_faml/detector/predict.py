@@ -14,6 +14,7 @@ from scipion_faml.detector.detections import Detections, without_neighbours, wit
 from scipion_faml.detector.networks import crops_tensor
 from scipion_faml.detector.points import NMS_SHARE
 from scipion_faml.detector.sampling import BEYOND
+from scipion_faml.detector.second_look import named_again
 from scipion_faml.detector.settings import YOLO_CUBE
 from scipion_faml.detector.view import TomogramView
 from scipion_faml.detector.weights import Detector, folded
@@ -94,10 +95,14 @@ def find(
                 parts.append(moved.take(_in_core(moved.position_xyz, core)))
     every = Detections.joined(parts, detector.settings.n_classes)
     if min_distance is not None:
-        return without_neighbours(every, 0.0, min_distance)
-    if is_yolo:
-        return without_overlap(every, NMS_IOU)
-    return without_neighbours(every, NMS_SHARE)
+        left = without_neighbours(every, 0.0, min_distance)
+    elif is_yolo:
+        left = without_overlap(every, NMS_IOU)
+    else:
+        left = without_neighbours(every, NMS_SHARE)
+    if detector.second is None:
+        return left
+    return named_again(detector.second, left, view, device)
 
 
 def _block(

@@ -11,9 +11,9 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from scipion_faml.detector.ahead import ahead
 from scipion_faml.detector.labels import Labelled
 from scipion_faml.detector.matching import Matched, best_thresholds, f1_of, match
-from scipion_faml.detector.networks import crops_tensor
+from scipion_faml.detector.networks import crops_tensor, fast_layout
 from scipion_faml.detector.predict import find, mixed_precision
-from scipion_faml.detector.sampling import CropSampler
+from scipion_faml.detector.sampling import Crop, CropSampler
+from scipion_faml.detector.second_look import EDGE, CandidateSampler, SecondLook, posteriors
 from scipion_faml.detector.settings import DetectorSettings, TrainingSettings
 from scipion_faml.detector.view import TomogramView
 from scipion_faml.detector.weights import Detector, build, read_checked, save, save_durably
@@ -39,13 +40,20 @@ QUICK_VOXELS = 2_000_000  # of the held-out tomograms looked at after each epoch
 FEWEST_STEPS, MOST_STEPS = 20, 250
 
 Progress = Callable[[int, int], None]
+Trainable = Detector | SecondLook
+
+
+class Sampler(Protocol):
+    """Draws crop `number` of a run."""
+
+    def crop(self, number: int) -> Crop: ...
 
 
 @dataclass
 class TrainingState:
     """All that changes in training."""
 
-    detector: Detector
+    detector: Trainable
     average: nn.Module  # the network with the moving average of the weights
     optimiser: torch.optim.Optimizer
     epoch: int = 0  # finished
@@ -75,7 +83,7 @@ def new_state(
     return TrainingState(detector, average, _optimiser(detector, how))
 
 
-def _optimiser(detector: Detector, how: TrainingSettings) -> torch.optim.Optimizer:
+def _optimiser(detector: Trainable, how: TrainingSettings) -> torch.optim.Optimizer:
     """Adam as published for yolo; for points with decoupled weight decay."""
     parameters = detector.network.parameters()
     if detector.settings.architecture == "yolo":
@@ -109,7 +117,7 @@ def rate_of(step: int, n_steps: int, how: TrainingSettings, is_constant: bool) -
 
 
 def train_epoch(
-    state: TrainingState, sampler: CropSampler, how: TrainingSettings, n_steps: int,
+    state: TrainingState, sampler: Sampler, how: TrainingSettings, n_steps: int,
     device: torch.device, on_step: Progress | None = None,
 ) -> dict[str, float]:
     """Do one epoch; return the mean of each part of the loss."""
@@ -144,7 +152,7 @@ def train_epoch(
 
 
 def _batches(
-    detector: Detector, sampler: CropSampler, how: TrainingSettings, first: int, n_steps: int
+    detector: Trainable, sampler: Sampler, how: TrainingSettings, first: int, n_steps: int
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     """Batches (crops, targets) in order, each made while the one before is worked on."""
     def make(step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -259,51 +267,116 @@ def resume(path: Path, state: TrainingState, fingerprint: dict[str, Any]) -> boo
     return True
 
 
+@dataclass(frozen=True, eq=False)
+class Course:
+    """What every training does the same: where it writes, and whom it tells."""
+
+    folder: Path
+    device: torch.device
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    on_epoch: Callable[[dict[str, float]], None] | None = None
+    on_step: Progress | None = None
+
+
+def run_epochs(
+    state: TrainingState, sampler: Sampler, how: TrainingSettings, n_steps: int, course: Course,
+    scores: Callable[[], dict[str, float]], suffix: str = "",
+) -> None:
+    """Do the epochs that are left, of a training that may have been stopped.
+
+    Writes checkpoint.pt and history.csv (names with `suffix`) after each; `scores` says how good
+    the averaged weights are.
+    """
+    checkpoint = course.folder / f"checkpoint{suffix}.pt"
+    prints = _as_stored(
+        {"what": state.detector.settings.as_dict(), "how": asdict(how), **course.fingerprint})
+    if resume(checkpoint, state, prints):
+        logger.info("going on after epoch %d of %d", state.epoch, how.epochs)
+    while state.epoch < how.epochs:
+        began = time.perf_counter()
+        losses = train_epoch(state, sampler, how, n_steps, course.device, course.on_step)
+        row = {"epoch": state.epoch, "seconds": time.perf_counter() - began, **losses, **scores()}
+        state.history.append(row)
+        save_checkpoint(checkpoint, state, prints)
+        write_history(course.folder / f"history{suffix}.csv", state.history)
+        if course.on_epoch is not None:
+            course.on_epoch(row)
+
+
 def fit(
     what: DetectorSettings, how: TrainingSettings, trained: Sequence[Labelled],
-    held_out: Sequence[Labelled], held_out_name: str, folder: Path, device: torch.device,
-    start: Detector | None = None, fingerprint: dict[str, Any] | None = None,
-    on_epoch: Callable[[dict[str, float]], None] | None = None, on_step: Progress | None = None,
+    held_out: Sequence[Labelled], held_out_name: str, course: Course,
+    start: Detector | None = None, with_second_look: bool = False,
 ) -> tuple[Detector, dict[str, Any]]:
     """Train, or go on with, a detector; return it with thresholds, and the final scores.
 
-    Writes checkpoint.pt and history.csv in `folder` after every epoch and weights.pt at the end.
+    Writes weights.pt at the end.
     """
-    prints = {"what": what.as_dict(), "how": asdict(how), **(fingerprint or {})}
-    prints = _as_stored(prints)
-    state = new_state(what, how, device, start)
-    checkpoint = folder / "checkpoint.pt"
-    if resume(checkpoint, state, prints):
-        logger.info("going on after epoch %d of %d", state.epoch, how.epochs)
-    sampler = CropSampler(trained, how)
+    state = new_state(what, how, course.device, start)
     n_steps = steps_per_epoch(trained, how)
     quick = quick_part(held_out)
-    while state.epoch < how.epochs:
-        began = time.perf_counter()
-        losses = train_epoch(state, sampler, how, n_steps, device, on_step)
-        seconds = time.perf_counter() - began
-        row = {"epoch": state.epoch, "seconds": seconds, **losses}
-        row |= _scores(evaluate(averaged(state), quick, device), what)
-        state.history.append(row)
-        save_checkpoint(checkpoint, state, prints)
-        write_history(folder / "history.csv", state.history)
-        if on_epoch is not None:
-            on_epoch(row)
+    run_epochs(state, CropSampler(trained, how), how, n_steps, course,
+               lambda: _scores(evaluate(averaged(state), quick, course.device), what))
     detector = averaged(state)
-    matched = evaluate(detector, held_out, device)
+    seconds = sum(row["seconds"] for row in state.history)
+    result = {"training_seconds": seconds, "steps_per_epoch": n_steps,
+              "loss": state.history[-1]["loss"]}
+    if with_second_look and what.n_classes > 1:
+        detector.second, result["second_look_accuracy"] = fit_second_look(
+            what, how, trained, quick, n_steps, course)
+    matched = evaluate(detector, held_out, course.device)
     thresholds = np.array(what.thresholds)
     if what.architecture != "yolo":  # its confidence is part of the published method
         thresholds = best_thresholds(matched)
         detector.settings = what.with_thresholds(
             tuple(float(t) for t in thresholds), held_out_name)
-    save(folder / "weights.pt", detector)
+    save(course.folder / "weights.pt", detector)
     localisation, per_class = f1_of(matched, thresholds)
+    known = per_class[np.isfinite(per_class)]
     return detector, {
-        "f1": localisation, "macro_f1": float(np.nanmean(per_class)),
-        "f1_per_class": dict(zip(what.class_names, per_class.tolist(), strict=True)),
-        "training_seconds": sum(r["seconds"] for r in state.history),
-        "steps_per_epoch": n_steps, "loss": state.history[-1]["loss"],
+        "f1": localisation, "macro_f1": float(known.mean()) if len(known) else 0.0,
+        "f1_per_class": dict(zip(what.class_names, per_class.tolist(), strict=True)), **result,
     }
+
+
+def fit_second_look(
+    what: DetectorSettings, how: TrainingSettings, trained: Sequence[Labelled],
+    held_out: Sequence[Labelled], n_steps: int, course: Course,
+) -> tuple[SecondLook, float]:
+    """Train the second network; return it and its mean accuracy over held-out classes.
+
+    A step takes as many voxels as one of the detector's, and there are a third as many.
+    """
+    batch = max(2, how.batch * (how.crop // EDGE) ** 3)
+    second_how = replace(how, epochs=max(1, round(how.epochs / 3)), batch=batch, crop=EDGE)
+    torch.manual_seed(how.seed)
+    second = SecondLook(what)
+    fast_layout(second)
+    second.to(course.device)
+    average = copy.deepcopy(second.network).eval()
+    state = TrainingState(second, average, _optimiser(second, second_how))
+    course = replace(course, on_epoch=None)
+
+    def averaged_second() -> SecondLook:
+        ready = SecondLook(what)
+        ready.network.load_state_dict(state.average.state_dict())
+        fast_layout(ready)
+        return ready.eval()
+
+    def accuracy() -> dict[str, float]:
+        right, label = [], []
+        for tomogram in held_out:
+            said = posteriors(
+                averaged_second(), tomogram.view, tomogram.position_xyz, course.device)
+            right.append(said.argmax(axis=1) == tomogram.class_index)
+            label.append(tomogram.class_index)
+        every, classes = np.concatenate(right), np.concatenate(label)
+        return {"accuracy": float(np.mean([every[classes == k].mean() for k in set(classes)]))
+                if len(classes) else 0.0}
+
+    run_epochs(state, CandidateSampler(trained, how), second_how, n_steps, course, accuracy,
+               "_second")
+    return averaged_second(), state.history[-1]["accuracy"]
 
 
 def _scores(matched: Matched, what: DetectorSettings) -> dict[str, float]:

@@ -14,6 +14,7 @@ from torch import nn
 
 from scipion_faml.detector.networks import fast_layout
 from scipion_faml.detector.points import PointsDetector
+from scipion_faml.detector.second_look import SecondLook
 from scipion_faml.detector.settings import DetectorSettings
 from scipion_faml.detector.yolo import YoloDetector
 from scipion_faml.io import replacing
@@ -43,14 +44,27 @@ def save_durably(path: Path, content: Mapping[str, Any]) -> None:
 
 def save(path: Path, detector: Detector, half: bool = False) -> None:
     """Write a detector; with `half`, its weights in 16 bits."""
-    state = {
-        key: value.detach().cpu().half() if half and value.is_floating_point()
-        else value.detach().cpu() for key, value in detector.network.state_dict().items()
-    }
-    save_durably(path, {
+    content = {
         "format": FORMAT, "version": VERSION, "settings": detector.settings.as_dict(),
-        "weights": state,
-    })
+        "weights": _state_of(detector.network, half),
+    }
+    if detector.second is not None:
+        content["second_look"] = _state_of(detector.second.network, half)
+    save_durably(path, content)
+
+
+def _state_of(network: nn.Module, half: bool) -> dict[str, torch.Tensor]:
+    """The weights of a network on the CPU."""
+    return {
+        key: value.detach().cpu().half() if half and value.is_floating_point()
+        else value.detach().cpu() for key, value in network.state_dict().items()
+    }
+
+
+def _set_state(network: nn.Module, stored: Mapping[str, torch.Tensor]) -> None:
+    """Give a network its weights, in 32 bits."""
+    network.load_state_dict(
+        {k: v.float() if v.is_floating_point() else v for k, v in stored.items()})
 
 
 def load(path: Path) -> Detector:
@@ -68,9 +82,11 @@ def load(path: Path) -> Detector:
             "update scipion-em-faml, or train again")
     try:
         detector = build(DetectorSettings.from_dict(content["settings"]))
-        state = {k: v.float() if v.is_floating_point() else v
-                 for k, v in content["weights"].items()}
-        detector.network.load_state_dict(state)
+        _set_state(detector.network, content["weights"])
+        if isinstance(detector, PointsDetector) and "second_look" in content:
+            detector.second = SecondLook(detector.settings)
+            _set_state(detector.second.network, content["second_look"])
+            fast_layout(detector.second)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         first = " ".join(str(error).split())[:200]
         raise ValueError(

@@ -128,6 +128,7 @@ class YoloDetector(nn.Module):
     """Network, loss (Eq. 3-6) and decoding (Eq. 1-2)."""
 
     tile, overlap = YOLO_CUBE - 2 * YOLO_OVERLAP, YOLO_OVERLAP
+    second = None  # the published detector looks once
 
     def __init__(self, settings: DetectorSettings) -> None:
         super().__init__()
