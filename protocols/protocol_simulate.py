@@ -154,7 +154,7 @@ class ProtFamlSimulateTomograms(_ProtFamlSimulate):
             label="Folders of models",
             help="Folders with the files of the classes (1s3x, 3qm1, 3gl1, 3h84, 2cg9, 3d2f, 1u6g, "
                  "3cf3, 1bxn, 1qvr, 4cr2, 4d8q; PDB, mmCIF or MRC), separated by commas. Empty: "
-                 "models that are shipped with the plugin, from 70 to 300 Å.")
+                 "models that are shipped with the plugin, from 90 to 300 Å.")
         add_structures(form, "In every tomogram: one number for all structures, or one for each, "
                              "separated by commas.", condition=f"preset=={OWN}")
         form.addParam("numberOfTomograms", params.IntParam, default=1, label="Tomograms",

@@ -39,7 +39,7 @@ SHREC_ABUNDANCE = dict.fromkeys(SHREC_CLASSES, 208.0) | {"4cr2": 173.0}
 SHREC_VOLUME_ANGST = 512.0 * 512.0 * 200.0 * 1e3  # cubed
 # Without files: what is shipped, and phantoms for the sizes that it lacks.
 SHIPPED = (
-    "blobs:1:70", "blobs:2:80", "blobs:3:90", "blobs:4:110", "blobs:5:140",
+    "blobs:1:90", "blobs:2:100", "blobs:4:120", "blobs:5:130", "blobs:8:160",
     "apoferritin", "groel", "groel-groes", "proteasome", "tric", "ribosome", "ribosome-80s",
 )
 STAND_IN = {"4d8q": "tric"}  # TRiC; the entry is seldom at hand
