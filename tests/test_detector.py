@@ -3,19 +3,17 @@
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner
+from detector_scenes import balls, settings
 
 torch = pytest.importorskip("torch", reason="the detector needs PyTorch (extra `detector`)")
 
-from scipion_faml.cli import main as cli  # noqa: E402
 from scipion_faml.detector import points, predict, second_look, train, weights, yolo  # noqa: E402
 from scipion_faml.detector.detections import Detections, cube_iou  # noqa: E402
 from scipion_faml.detector.labels import Classes, LabelSource, labelled  # noqa: E402
 from scipion_faml.detector.matching import f1_of  # noqa: E402
 from scipion_faml.detector.sampling import Crop  # noqa: E402
-from scipion_faml.detector.settings import DetectorSettings, TrainingSettings  # noqa: E402
+from scipion_faml.detector.settings import TrainingSettings  # noqa: E402
 from scipion_faml.detector.view import view_of  # noqa: E402
-from scipion_faml.io import optics_table, read_particles, write_volume  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -26,32 +24,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def settings(architecture="points", n_classes=2, **others):
-    names = tuple(f"c{k}" for k in range(1, n_classes + 1))
-    more = {"widths": (8, 16, 24), "anchors": (5.0, 10.0, 15.0),
-            "diameters": tuple(np.linspace(6.0, 14.0, n_classes).tolist()), **others}
-    return DetectorSettings(
-        architecture=architecture, voxel_size_angst=10.0, class_names=names,
-        class_numbers=tuple(range(1, n_classes + 1)), thresholds=(0.3,) * n_classes, **more)
-
-
-def balls(shape=(48, 64, 64), count=14, seed=0, contrast=2.0):
-    """Noise with bright balls of two sizes, apart from each other, and where they are."""
-    rng = np.random.default_rng(seed)
-    volume = rng.normal(size=shape).astype(np.float32)
-    centres: list[np.ndarray] = []
-    while len(centres) < count:
-        tried = rng.uniform(6, np.array(shape[::-1]) - 7)
-        if all(np.linalg.norm(tried - c) > 14 for c in centres):
-            centres.append(tried)
-    classes = 1 + np.arange(count) % 2
-    z, y, x = np.indices(shape)
-    for (cx, cy, cz), k in zip(centres, classes, strict=True):
-        radius = 3.0 if k == 1 else 5.0
-        volume[(x - cx) ** 2 + (y - cy) ** 2 + (z - cz) ** 2 < radius**2] += contrast
-    return volume, np.array(centres), classes
 
 
 def ball_labels(seed, **how):
@@ -363,110 +335,3 @@ def test_weights_come_back_and_foreign_or_damaged_files_are_refused(tmp_path):
         weights.load(tmp_path / "new.pt")
     with pytest.raises(OSError, match="does not exist"):
         weights.load(tmp_path / "none.pt")
-
-
-# ------------------------------------------------------------------------------------------ verbs
-def table(path, centres, classes, voxel_size=10.0, name="tomogram"):
-    from scipion_faml.io import COORDINATES, ParticleTable, write_particles
-    from scipion_faml.wedge import MissingWedge
-
-    rows = pd.DataFrame({
-        "rlnTomoName": name, **dict(zip(COORDINATES, np.asarray(centres).T, strict=True)),
-        "rlnOpticsGroup": 1, "rlnClassNumber": classes,
-        "famlModel": [f"ball{k}" for k in classes]})
-    write_particles(path, ParticleTable(
-        rows, optics_table(voxel_size, 0, [MissingWedge(-60.0, 60.0)])))
-
-
-def folder_of(path, seed, voxel_size=10.0):
-    volume, centres, classes = balls((48, 48, 48), 6, seed)
-    write_volume(path / "tomogram.mrc", volume, voxel_size)
-    table(path / "truth.star", centres, classes, voxel_size)
-    return path
-
-
-def run(*arguments):
-    return CliRunner().invoke(cli, [str(a) for a in arguments])
-
-
-def fails(text, *arguments):
-    done = run(*arguments)
-    assert isinstance(done.exception, (ValueError, OSError)), (done.output, done.exception)
-    assert text in str(done.exception)
-
-
-SHORT = ("--epochs", 1, "--steps", 1, "--batch", 2, "--workers", 1)
-
-
-@pytest.mark.parametrize("architecture", ["points", "yolo"])
-def test_train_pick_and_pick_again_from_file_to_file(tmp_path, architecture):
-    stars = [folder_of(tmp_path / f"t{i}", i) / "truth.star" for i in range(2)]
-    out = tmp_path / "out"
-    size = 32 if architecture == "points" else 64
-    done = run("train-detector", *stars, "--architecture", architecture, "--output", out,
-               "--crop", size,
-               "--diameter", "ball1=60", "--diameter", "ball2=100", *SHORT)
-    assert done.exit_code == 0, done.exception
-    for name in ("weights.pt", "checkpoint.pt", "history.csv", "curves.png", "run.json"):
-        assert (out / name).is_file()
-    what = weights.load(out / "weights.pt").settings
-    assert what.class_names == ("ball1", "ball2") and what.voxel_size_angst == 10.0
-    assert what.diameters == (6.0, 10.0)
-    again = run("train-detector", *stars, "--architecture", architecture, "--output", out,
-               "--crop", size,
-                "--diameter", "ball1=60", "--diameter", "ball2=100", *SHORT)
-    assert "nothing to do" in again.output + again.stderr
-    picks = tmp_path / "picks.star"
-    done = run("pick-detector", stars[0].with_name("tomogram.mrc"), "--weights",
-               out / "weights.pt", "--threshold", 0.05, "--max-picks", 5, "--output", picks,
-               "--workers", 1, "--figure", tmp_path / "f.png")
-    assert done.exit_code == 0, done.exception
-    if picks.exists():
-        found = read_particles(picks)
-        assert 0 < len(found) <= 5
-        assert set(found.rows["famlModel"]) <= {"ball1", "ball2"}
-        assert found.rows["famlScore"].is_monotonic_decreasing
-
-
-def test_mistakes_are_told_in_one_line(tmp_path):
-    star = folder_of(tmp_path / "t0", 0) / "truth.star"
-    out = ("--output", tmp_path / "out", *SHORT)
-    table(tmp_path / "t0" / "far.star", [[10.0, 10, 10], [99.0, 10, 10]], [1, 2])
-    fails("1 of 2 particles lie outside", "train-detector", tmp_path / "t0" / "far.star", *out)
-    fails("no tomogram is called 'x'", "train-detector", star, "--held-out", "x", *out)
-    fails("no particle is of class 'z'", "train-detector", star, "--diameter", "z=50", *out)
-    fails("--diameter ball1=-4", "train-detector", star, "--diameter", "ball1=-4", *out)
-    fails("does not exist", "train-detector", star, "--tomogram", tmp_path / "no.mrc", *out)
-    fails("in a tomogram called 'no'", "train-detector", star, "--tomogram",
-          f"no={tmp_path}/t0/tomogram.mrc", *out)
-    lost = tmp_path / "lost" / "truth.star"
-    lost.parent.mkdir()
-    table(lost, [[10.0, 10, 10]], [1])
-    fails("give --tomogram NAME=FILE", "train-detector", lost, *out)
-    (tmp_path / "bad.pt").write_text("no weights")
-    tomogram = tmp_path / "t0" / "tomogram.mrc"
-    fails("not a file of this detector", "pick-detector", tomogram, "--weights",
-          tmp_path / "bad.pt")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_tomogram_without_voxel_size_or_smaller_than_a_tile(tmp_path):
-    weights.save(tmp_path / "w.pt", weights.build(settings()))
-    small = np.random.default_rng(0).normal(size=(9, 21, 30)).astype(np.float32)
-    write_volume(tmp_path / "small.mrc", small, 10.0)
-    done = run("pick-detector", tmp_path / "small.mrc", "--weights", tmp_path / "w.pt",
-               "--output", tmp_path / "p.star", "--threshold", 0.9, "--workers", 1)
-    assert done.exit_code == 0, done.exception
-    write_volume(tmp_path / "none.mrc", small, 0.0)
-    fails("no voxel size", "pick-detector", tmp_path / "none.mrc", "--weights",
-          tmp_path / "w.pt")
-
-
-def test_without_pytorch_the_verbs_say_how_to_get_it(tmp_path, monkeypatch):
-    import sys
-
-    star = folder_of(tmp_path / "t0", 0) / "truth.star"
-    monkeypatch.setitem(sys.modules, "torch", None)
-    fails("pip install scipion-em-faml[detector]", "train-detector", star)
-    fails("pip install scipion-em-faml[detector]", "pick-detector",
-          tmp_path / "t0" / "tomogram.mrc")
