@@ -90,6 +90,13 @@ def test_a_constant_tomogram_is_refused():
         view_of(np.ones((40, 40, 40), dtype=np.float32), 10.0, 10.0)
 
 
+def test_a_tomogram_mostly_filled_with_one_value_is_normalised_by_the_rest():
+    volume = noise()
+    volume[8:] = 0.0
+    block = view_of(volume, 10.0, 10.0).read((0, 0, 0), (8, 40, 40))
+    assert abs(np.median(block)) < 0.1 and 0.9 < block.std() < 1.1
+
+
 # ---------------------------------------------------------------------------------------- labels
 def test_particles_outside_the_tomogram_are_refused_with_their_number_and_place():
     bad = source(noise(), [[3.0, 3, 3], [60.0, 3, 3]])

@@ -130,9 +130,13 @@ def view_of(
             f"it is {min(tomogram.shape) * voxel_size_angst:.0f} A thin, one voxel of the detector "
             f"{wanted_angst:g} A: use other weights, or check the voxel size")
     source = Resampled(Binned(tomogram, binning), scale / binning)
-    level, spread = robust_spread(_samples(source))
-    if not spread > 0:
-        raise ValueError("half of its voxels hold the same value: there is nothing to pick")
+    samples = _samples(source)
+    level, spread = robust_spread(samples)
+    if not spread > 0:  # most of it is filled with one value: what is not counts
+        rest = samples[samples != level]
+        if len(rest) < 2 or not (spread := robust_spread(rest)[1]) > 0:
+            raise ValueError("all of its voxels hold the same value: there is nothing to pick")
+        level = robust_spread(rest)[0]
     return TomogramView(source, level, spread, scale, -1.0 if is_dark else 1.0)
 
 
