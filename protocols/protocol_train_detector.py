@@ -12,11 +12,11 @@ from pyworkflow.protocol import params
 from pyworkflow.utils import Message
 
 from scipion_faml import convert
-from scipion_faml.io import COORDINATES, write_particles
+from scipion_faml.io import COORDINATES, read_particles, write_particles
 from scipion_faml.objects import FamlDetector
 
 from .protocol_base import ProtFamlBase, add_gpu, check_tomograms, numbers_of, words_of
-from .protocol_pick_base import BOX_PER_DIAMETER, box_of
+from .protocol_pick_base import BOX_PER_DIAMETER
 
 ARCHITECTURES = ["points", "yolo"]
 BY_GROUP, BY_SET = range(2)
@@ -127,7 +127,7 @@ class ProtFamlTrainDetector(ProtFamlBase):
         detector.setArchitecture(result["architecture"])
         detector.setClassNames(result["classes"])
         detector.setSamplingRate(result["voxel_size_angst"])
-        detector.setBoxSize(box_of(self._largestDiameter(), result["voxel_size_angst"]))
+        detector.setDiameter(self._largestDiameter())
         self._defineOutputs(detector=detector)
         for pointer in self.inputCoordinates:
             self._defineSourceRelation(pointer, detector)
@@ -135,6 +135,10 @@ class ProtFamlTrainDetector(ProtFamlBase):
     # -------------------------------------------------------------------------------- labels
     def _sets(self):
         return [pointer.get() for pointer in self.inputCoordinates]
+
+    def hasPositions(self):
+        """Whether sets of positions are chosen, all of which exist."""
+        return bool(self._sets()) and all(one is not None for one in self._sets())
 
     def tomogramIds(self):
         """Return the tilt series ids that have positions and a tomogram, in their order."""
@@ -184,10 +188,9 @@ class ProtFamlTrainDetector(ProtFamlBase):
         return np.full(len(rows), box * coordinates.getSamplingRate() / BOX_PER_DIAMETER)
 
     def _largestDiameter(self):
-        given = numbers_of(self.diameters.get())
-        if given:
-            return max(given)
-        return max(s.getBoxSize() * s.getSamplingRate() for s in self._sets()) / BOX_PER_DIAMETER
+        """Return the diameter (angstrom) of the largest class in the tables."""
+        tables = [read_particles(path) for path in Path(self._getExtraPath("input")).glob("*.star")]
+        return max(float(t.rows[convert.DIAMETER_COLUMN].max()) for t in tables)
 
     # ------------------------------------------------------------------------------- results
     def resultsPath(self, name):
@@ -208,7 +211,7 @@ class ProtFamlTrainDetector(ProtFamlBase):
     def _validate(self):
         errors = []
         sets = self._sets()
-        if not sets or any(one is None for one in sets):
+        if not self.hasPositions():
             return errors
         for number, one in enumerate(sets, 1):
             if one.getSize() < 1:

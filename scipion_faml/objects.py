@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pwem.objects import EMFile
-from pyworkflow.object import Float, Integer, String
+from pyworkflow.object import Float, String
 
 
 class FamlDetector(EMFile):
@@ -14,7 +14,7 @@ class FamlDetector(EMFile):
         self._architecture = String()
         self._classNames = String()  # separated by commas, in the order of the class numbers
         self._samplingRate = Float()  # angstrom per voxel of the tomograms it was trained in
-        self._boxSize = Integer()  # voxels of that size, for the largest class
+        self._diameter = Float()  # angstrom, of the largest class
 
     def setClassNames(self, names):
         """Keep the names of the classes."""
@@ -33,13 +33,13 @@ class FamlDetector(EMFile):
         """Return the voxel size that it was trained at (angstrom)."""
         return self._samplingRate.get()
 
-    def setBoxSize(self, box):
-        """Keep the box of the largest class, in voxels of the training."""
-        self._boxSize.set(box)
+    def setDiameter(self, diameter_angst):
+        """Keep the diameter of the largest class."""
+        self._diameter.set(diameter_angst)
 
-    def getBoxSize(self):
-        """Return the box of the largest class, in voxels of the training."""
-        return self._boxSize.get()
+    def getDiameter(self):
+        """Return the diameter of the largest class (angstrom)."""
+        return self._diameter.get()
 
     def setArchitecture(self, name):
         """Keep the name of the network."""

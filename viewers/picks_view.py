@@ -40,6 +40,14 @@ class Positions:
     label: tuple[str, ...]  # (P,) name of the class, "" where there is none
 
 
+def mapped(path: Path | str) -> np.ndarray:
+    """Return the voxels [z, y, x] of an MRC file, read where they are looked at."""
+    try:
+        return mrcfile.mmap(path, mode="r").data
+    except ValueError:  # compressed, or not quite to the standard
+        return read_volume(path)[0]
+
+
 class PicksOnSlices:
     """Pictures of slices with the positions near them, coloured by score or class."""
 
@@ -54,11 +62,7 @@ class PicksOnSlices:
 
     def _mapped(self, number: int) -> np.ndarray:
         """The voxels of a tomogram, read where they are looked at."""
-        path = Path(self.tomograms[number].path())
-        try:
-            return mrcfile.mmap(path, mode="r").data
-        except ValueError:  # compressed, or not quite to the standard
-            return read_volume(path)[0]
+        return mapped(self.tomograms[number].path())
 
     def n_slices(self, number: int) -> int:
         """Slices of a tomogram."""
