@@ -183,6 +183,25 @@ def test_points_bring_positions_and_classes_back():
     np.testing.assert_array_equal(found.class_index, label[nearest])
 
 
+def test_mirror_images_say_the_same_once_they_are_mirrored_back():
+    what = settings()
+    detector = points.PointsDetector(what)
+    rng = np.random.default_rng(9)
+    position, label = rng.uniform(8, 56, (6, 3)), rng.integers(0, 2, 6)
+
+    def output(place):
+        made = detector.targets(Crop(np.zeros((64,) * 3, dtype=np.float32), place, label))
+        return perfect_points(made, 2)
+
+    for axes in predict.MIRRORS:
+        other = position.copy()
+        for axis in axes:
+            other[:, 4 - axis] = 63 - other[:, 4 - axis]
+        np.testing.assert_allclose(
+            detector.mirrored_back(output(other), axes).numpy(), output(position).numpy(),
+            atol=1e-4)
+
+
 def test_the_focal_loss_is_smallest_at_the_truth():
     what = settings()
     detector = points.PointsDetector(what)
@@ -234,6 +253,7 @@ def test_tiles_find_what_the_whole_finds():
     whole = predict.find(detector, view, CPU)
     # The deepest level sees further than the overlap; its say there is small.
     tiled = predict.find(detector, view, CPU, tile=32)
+    assert len(predict.find(detector, view, CPU, mirrors=3)) > 20
     assert len(whole) > 20
     apart = np.linalg.norm(whole.position_xyz[:, None] - tiled.position_xyz[None], axis=2)
     assert np.mean(apart.min(axis=1) < 1.0) > 0.9

@@ -373,6 +373,9 @@ def _draw_curves(folder: Path) -> None:
               "training]")
 @click.option("--tile", default=None, type=click.IntRange(min=32),
               help="Voxels of the tiles worked on at a time: bounds the memory.  [default: 208]")
+@click.option("--mirrors", default=1, show_default=True, type=click.IntRange(1, 8),
+              help="Look at so many mirror images of each tile and average what is seen: surer "
+              "names, for as many times the time.")
 @device_option
 @click.option("--figure", default=None, type=FILE, help="Draw picks on a slab to this PNG file.")
 @tilt_range
@@ -385,7 +388,7 @@ def _draw_curves(folder: Path) -> None:
 def pick_detector(
     tomogram: Path, weights_file: Path | None, threshold: float | None, max_picks: int | None,
     mask: Path | None, min_distance: float | None, border: float, dark: bool | None,
-    tile: int | None, device: str, figure: Path | None, tilt_min: float | None,
+    tile: int | None, mirrors: int, device: str, figure: Path | None, tilt_min: float | None,
     tilt_max: float | None, tomo_name: str | None, voxel_size: float | None, output: Path,
     workers: int | None, as_json: bool, overwrite: bool,
 ) -> None:
@@ -401,7 +404,8 @@ def pick_detector(
     name = tomo_name or tomogram.stem
     settings = {
         "threshold": threshold, "max_picks": max_picks, "min_distance": min_distance,
-        "border": border, "dark": dark, "tile": tile, "figure": figure, "tilt_min": tilt_min,
+        "border": border, "dark": dark, "tile": tile, "mirrors": mirrors,
+        "figure": figure, "tilt_min": tilt_min,
         "tilt_max": tilt_max, "tomo_name": name, "voxel_size": voxel_size, "weights": chosen,
     }
     inputs = [tomogram, chosen, *([mask] if mask else [])]
@@ -424,7 +428,7 @@ def pick_detector(
                 found = predict.find(
                     detector, view, where, region if view.scale == 1.0 else None, tile,
                     None if min_distance is None else min_distance / trained.voxel_size_angst,
-                    _tiles_bar)
+                    _tiles_bar, mirrors)
                 picks = predict.picks_of(
                     found, detector, view, threshold, border / size, max_picks, region)
             if figure is not None:

@@ -116,6 +116,14 @@ class PointsDetector(nn.Module):
             parts["class"] = (weight * entropy).sum() / weight.sum().clamp(min=1e-6)
         return parts
 
+    @staticmethod
+    def mirrored_back(output: Tensor, axes: tuple[int, ...]) -> Tensor:
+        """Return the output for crops that were flipped along `axes` (of the tensor) as if not."""
+        back = output.flip(axes)
+        for axis in axes:  # channels 1, 2, 3 are the offsets along x, y, z: axes 4, 3, 2
+            back[:, 5 - axis] = -back[:, 5 - axis]
+        return back
+
     def detections(self, output: Tensor) -> list[Detections]:
         """Return the candidates of every crop: maxima of the heat map, moved by the offset.
 

@@ -12,7 +12,7 @@ import torch
 from scipion_faml.detector.ahead import ahead
 from scipion_faml.detector.detections import Detections, without_neighbours, without_overlap
 from scipion_faml.detector.networks import crops_tensor
-from scipion_faml.detector.points import NMS_SHARE
+from scipion_faml.detector.points import NMS_SHARE, PointsDetector
 from scipion_faml.detector.sampling import BEYOND
 from scipion_faml.detector.second_look import named_again
 from scipion_faml.detector.settings import YOLO_CUBE
@@ -24,6 +24,7 @@ from scipion_faml.picking.tiles import searched_tiles
 from scipion_faml.types import FloatArray, IntArray
 
 MULTIPLE = 8  # voxels: what the deepest level divides by
+MIRRORS = ((2, 3, 4), (2,), (3, 4), (3,), (2, 4), (4,), (2, 3))  # axes; none is the first image
 CUBES = 8  # small tiles worked on together
 
 Watch = Callable[[list[Any]], Iterable[Any]]
@@ -60,6 +61,7 @@ def mixed_precision(device: torch.device) -> Iterator[None]:
 def find(
     detector: Detector, view: TomogramView, device: torch.device, mask: FloatArray | None = None,
     tile: int | None = None, min_distance: float | None = None, watch: Watch = list,
+    mirrors: int = 1,
 ) -> Detections:
     """Return all candidates in a tomogram, best first, none beside a better one.
 
@@ -71,6 +73,8 @@ def find(
         Voxels of the tiles' cores; bounds the memory. The published detector has its own.
     min_distance : float, optional
         Voxels; the default is half the diameter of the better one, or the published suppression.
+    mirrors : int
+        Mirror images of each tile that are looked at, 1 to 8 (points); their outputs are averaged.
     """
     is_yolo = detector.settings.architecture == "yolo"
     edge = detector.tile if is_yolo else _best_edge(
@@ -87,8 +91,13 @@ def find(
     parts = []
     with torch.inference_mode():
         for group, (starts, blocks) in zip(watch(groups), ahead(read, groups), strict=True):
+            crops = crops_tensor(torch.from_numpy(blocks).to(device))
             with mixed_precision(device):
-                output = network(crops_tensor(torch.from_numpy(blocks).to(device)))
+                output = network(crops)
+                if isinstance(detector, PointsDetector) and mirrors > 1:
+                    others = (detector.mirrored_back(network(crops.flip(axes)), axes)
+                              for axes in MIRRORS[: mirrors - 1])
+                    output = sum(others, start=output) / mirrors
             found = detector.detections(output)
             for candidates, start, core in zip(found, starts, group, strict=True):
                 moved = candidates.moved(np.array(start[::-1], dtype=np.float64))
