@@ -27,6 +27,8 @@ IGNORE = 1.0 / 3.0  # IoU from which a box that is not the best is not a negativ
 NMS_IOU = 1.0 / 3.0
 CANDIDATE = 0.05  # what is suppressed by better ones does not depend on what is kept later
 MAX_PARTICLES = 512  # in a cube
+MOST_BOXES = 600  # of a cube that suppression looks at: early in training all are possible
+CONFIDENCE_PRIOR = 0.01  # of a box, before training
 SMALLEST = 1e-7  # probability inside a logarithm
 
 
@@ -43,6 +45,9 @@ class YoloNetwork(nn.Module):
         self.merge = nn.Sequential(
             ConvUnit(192, 96, 1, leak=LEAK), ConvUnit(96, 128, 3, leak=LEAK))
         self.head = nn.Conv3d(128, N_ANCHORS * (5 + n_classes), 1)
+        with torch.no_grad():
+            bias: Tensor = self.head.bias  # type: ignore[assignment]
+            bias[4 :: 5 + n_classes] = float(np.log(CONFIDENCE_PRIOR / (1 - CONFIDENCE_PRIOR)))
 
     def forward(self, cubes: Tensor) -> Tensor:
         """Return (N, 3 (5 + K), z / 4, y / 4, x / 4)."""
@@ -190,7 +195,9 @@ class YoloDetector(nn.Module):
         inner = effective(boxes.corner, boxes.grid)
         found = []
         for i in range(len(output)):
-            kept = (boxes.confidence[i] > CANDIDATE) & inner
+            sure, order = torch.where(inner, boxes.confidence[i], 0.0).topk(
+                min(MOST_BOXES, len(inner)))
+            kept = order[sure > CANDIDATE]
             found.append(without_overlap(Detections(
                 *(values[i][kept].double().cpu().numpy() for values in
                   (centre, boxes.confidence, boxes.classes, size))), NMS_IOU))
