@@ -14,6 +14,7 @@ from scipion_faml.detector.matching import f1_of  # noqa: E402
 from scipion_faml.detector.sampling import Crop  # noqa: E402
 from scipion_faml.detector.settings import TrainingSettings  # noqa: E402
 from scipion_faml.detector.view import view_of  # noqa: E402
+from scipion_faml.evaluation.picks import f1_score, match_positions  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -322,6 +323,18 @@ def test_a_second_look_is_trained_kept_and_names_candidates_again(tmp_path):
     np.testing.assert_allclose(named.posterior[0], product / product.sum(), rtol=1e-5)
     np.testing.assert_array_equal(named.posterior[1], found.posterior[1])  # too unsure to look at
     np.testing.assert_array_equal(named.position_xyz, found.position_xyz)
+
+
+def test_the_shipped_detector_finds_balls_it_was_never_shown():
+    path = weights.pretrained()
+    assert path.stat().st_size < 4_000_000
+    detector = weights.load(path)
+    assert detector.settings.class_names == ("particle",)
+    volume, centres, _ = balls(seed=5)
+    view = view_of(volume, detector.settings.voxel_size_angst, 10.0)
+    picks = predict.picks_of(predict.find(detector, view, CPU), detector, view, None)
+    hit = match_positions(picks.position_xyz, centres, 4.0)[0]
+    assert f1_score(len(hit), len(picks), len(centres)) > 0.8
 
 
 # ------------------------------------------------------------------------------------------ files

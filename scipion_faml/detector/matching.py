@@ -90,7 +90,10 @@ def best_thresholds(matched: Matched) -> FloatArray:
     for _ in range(ROUNDS):
         for k in np.flatnonzero(matched.n_true >= FEWEST):
             tried = [np.where(np.arange(n_classes) == k, t, best) for t in CANDIDATE_THRESHOLDS]
-            values = [quality(t) for t in tried]
-            if max(values) > quality(best) + 1e-9:
-                best = tried[int(np.argmax(values))]
+            values = np.array([quality(t) for t in tried])
+            if values.max() > quality(best) + 1e-9:
+                # Of equally good ones the nearest to the common one.
+                ties = np.flatnonzero(values >= values.max() - 1e-9)
+                nearest = np.abs(CANDIDATE_THRESHOLDS[ties] - common).argmin()
+                best = tried[ties[nearest]]
     return best
