@@ -29,6 +29,7 @@ GREY = "#5f6b7a"
 # On grey slices: without black and with a lighter blue.
 CLASS_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#4477FF")
 LEGEND_COLUMNS = 4
+SCALE_WIDTH = 0.9  # inches of a colour bar
 AXIS_NAMES = ("z", "y", "x")
 VIEW_EULER_DEG = (0.0, 55.0, 30.0)  # oblique, so that no symmetry axis points at the reader
 MAX_GALLERY_ROWS = 24
@@ -409,16 +410,19 @@ def picks_on_slice(
     `radius` is one for all, or one for each. Circles are coloured by `score` when given, from the
     lowest to the highest or over `score_range`; `truth_xy` are true positions, drawn as crosses.
     """
+    from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import ListedColormap, Normalize
 
     positions = np.asarray(xy, dtype=float).reshape(-1, 2)
-    figure, axes = _slice_figure(slice2d, title)
+    figure, axes = _slice_figure(slice2d, title, 0.0 if score is None else SCALE_WIDTH)
     circles = _circles(positions, _radii(radius, len(positions), slice2d), COLOURS[4], "-")
     if score is not None and (len(positions) or score_range):
         values = np.asarray(score, dtype=float)
         limits = score_range or (float(values.min()), float(values.max()))
-        scale = ScalarMappable(Normalize(*limits), cmap="viridis")
+        # The darkest colours of the map cannot be told from the slice.
+        colours = ListedColormap(colormaps["plasma"](np.linspace(0.35, 1.0, 256)))
+        scale = ScalarMappable(Normalize(*limits), cmap=colours)
         circles.set_edgecolor(list(map(tuple, scale.to_rgba(values))))
         figure.colorbar(scale, ax=axes, label="score", shrink=0.7)
     axes.add_collection(circles)
@@ -452,9 +456,11 @@ def classes_on_slice(
     return figure
 
 
-def _slice_figure(slice2d: FloatArray, title: str) -> tuple[Figure, Axes]:
-    """A slice in grey."""
-    figure = _figure(5.6, 5.6 * slice2d.shape[0] / slice2d.shape[1])
+def _slice_figure(
+    slice2d: FloatArray, title: str, besides: float = 0.0
+) -> tuple[Figure, Axes]:
+    """A slice in grey, with some inches besides it."""
+    figure = _figure(5.6 + besides, 5.6 * slice2d.shape[0] / slice2d.shape[1])
     axes = figure.add_subplot()
     low, high = np.quantile(slice2d, [0.005, 0.995])
     _show_picture(axes, slice2d, (float(low), float(high)))

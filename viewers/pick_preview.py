@@ -15,14 +15,13 @@ from pyworkflow.gui.dialog import Dialog
 from scipion_faml import plots
 from scipion_faml.picking.dog import DogConfig, DogResult, pick_down_to
 
-from .picks_view import SLAB, mapped
+from .picks_view import SLAB, cut_radius, mapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOWEST = 2.0  # s.d.: no threshold below is offered
 REACH = 2.0  # diameters above and below the slice that are looked at
-SHOWN = 0.35  # diameters from the slice within which picks are drawn
 
 
 class DogPreview:
@@ -66,13 +65,13 @@ class DogPreview:
         return float(scores.max()) if len(scores) else self.suggested_threshold(z, diameter_angst)
 
     def positions(self, z: int, diameter_angst: float, threshold: float) -> np.ndarray:
-        """Picks (P, 3), x y z of the tomogram, near slice z that score enough."""
+        """Picks (P, 3), x y z of the tomogram, that slice z cuts and that score enough."""
         found = self.found(z, diameter_angst)
         position = found.picks.position_xyz + [0, 0, self._slab(z, diameter_angst).start]
         voxels = diameter_angst / self.voxel_size_angst
         limits = np.array(self.volume.shape)[::-1] - 1 - 0.5 * voxels
         inside = ((position >= 0.5 * voxels) & (position <= limits)).all(axis=1)
-        near = np.abs(position[:, 2] - z) <= SHOWN * voxels
+        near = np.abs(position[:, 2] - z) <= 0.5 * voxels
         return position[inside & near & (found.picks.score >= threshold)]
 
     def draw(self, z: int, diameter_angst: float, threshold: float) -> Figure:
@@ -82,7 +81,8 @@ class DogPreview:
         position = self.positions(z, diameter_angst, threshold)
         radius = 0.5 * diameter_angst / self.voxel_size_angst
         figure = plots.picks_on_slice(
-            plots.slab(self.volume, z, SLAB), position[:, :2], radius,
+            plots.slab(self.volume, z, SLAB), position[:, :2],
+            cut_radius(np.full(len(position), radius), position[:, 2] - z),
             title=f"slice {z}: {len(position)} picks of {diameter_angst:g} Å above {threshold:.1f}")
         axes = figure.axes[0]
         corner = 1.3 * radius

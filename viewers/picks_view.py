@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SLAB = 5  # slices averaged for the picture
-NEAR = 0.7  # of its radius: how far from the slice a position is still drawn
+SMALLEST_CUT = 0.4  # of its radius: a circle never looks smaller
 BY_SCORE, BY_CLASS = "score", "class"
 OPEN_AT_ONCE = 2  # tomograms kept mapped
 
@@ -46,6 +46,12 @@ def mapped(path: Path | str) -> np.ndarray:
         return mrcfile.mmap(path, mode="r").data
     except ValueError:  # compressed, or not quite to the standard
         return read_volume(path)[0]
+
+
+def cut_radius(radius: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Return the radii of the circles in which a slice cuts balls at `depth` from it."""
+    cut = np.sqrt(np.maximum(radius**2 - depth**2, 0.0))
+    return np.maximum(cut, SMALLEST_CUT * radius)
 
 
 class PicksOnSlices:
@@ -76,10 +82,11 @@ class PicksOnSlices:
     def draw(self, number: int, z: int, colour: str = "") -> Figure:
         """Return the picture of slice z of a tomogram."""
         one = self.tomograms[number]
-        near = np.abs(one.position_xyz[:, 2] - z) < np.maximum(NEAR * one.radius, 1.0)
+        depth = one.position_xyz[:, 2] - z
+        near = np.abs(depth) < np.maximum(one.radius, 1.0)
         title = f"{one.name}, slice {z}: {near.sum()} of {len(near)} positions"
         slice2d = plots.slab(self._open(number), z, SLAB)
-        xy, radius = one.position_xyz[near, :2], one.radius[near]
+        xy, radius = one.position_xyz[near, :2], cut_radius(one.radius[near], depth[near])
         if colour == BY_CLASS:
             return plots.classes_on_slice(
                 slice2d, xy, radius, [one.label[i] for i in np.flatnonzero(near)], self.classes,
