@@ -29,6 +29,7 @@ GREY = "#5f6b7a"
 # On grey slices: without black and with a lighter blue.
 CLASS_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#4477FF")
 LEGEND_COLUMNS = 4
+UNCORRECTED = "_uncorrected"  # curves of halves whose aligned noise is not taken out
 SCALE_WIDTH = 0.9  # inches of a colour bar
 AXIS_NAMES = ("z", "y", "x")
 VIEW_EULER_DEG = (0.0, 55.0, 30.0)  # oblique, so that no symmetry axis points at the reader
@@ -308,11 +309,19 @@ def class_sizes(counts: ArrayLike, names: Sequence[str] | None = None) -> Figure
 def fsc_curves(
     curves: Mapping[str, tuple[ArrayLike, ArrayLike]], marks: Sequence[float] = (0.5, 0.143)
 ) -> Figure:
-    """Return Fourier shell correlations {name: (frequency in 1/A, fsc)} with thresholds `marks`."""
+    """Return Fourier shell correlations {name: (frequency in 1/A, fsc)} with thresholds `marks`.
+
+    A curve called NAME_uncorrected is drawn like NAME, thin and dotted.
+    """
     figure = _figure(4.8, 3.2)
     axes = figure.add_subplot()
-    for k, (name, (frequency, value)) in enumerate(curves.items()):
-        axes.plot(frequency, value, color=COLOURS[k % len(COLOURS)], label=name, linewidth=1.6)
+    colour_of: dict[str, str] = {}
+    for name, (frequency, value) in curves.items():
+        base = name.removesuffix(UNCORRECTED)
+        colour = colour_of.setdefault(base, COLOURS[len(colour_of) % len(COLOURS)])
+        label = name if base == name else f"{base}, uncorrected"
+        axes.plot(frequency, value, color=colour, label=label,
+                  linewidth=1.6 if base == name else 0.9, linestyle="-" if base == name else ":")
     for mark in marks:
         axes.axhline(mark, color=GREY, linewidth=0.8, linestyle="--")
         axes.text(
