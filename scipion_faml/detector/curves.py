@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 LOSSES = ("centre", "offset", "class", "box", "confidence", "loss")
 SCORES = {"f1": "localisation F1", "macro_f1": "macro F1"}
@@ -27,7 +28,7 @@ def training_curves(history: pd.DataFrame) -> Figure:
     right.set_ylabel("on held-out particles")
     for axes in (left, right):
         axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(fontsize=7, frameon=False)
         axes.grid(alpha=0.3)
     return figure

@@ -70,11 +70,20 @@ def _f1(matched: Matched, kept: BoolArray) -> tuple[float, FloatArray]:
     return f1_score(int(hit.sum()), int(kept.sum()), int(matched.n_true.sum())), per_class
 
 
+def _chance(matched: Matched, thresholds: FloatArray, k: int) -> float:
+    """Standard error of a class's F1, as it counts in the macro F1."""
+    f1 = float(np.clip(f1_of(matched, thresholds)[1][k], 0.1, 0.9))
+    n_known = int((matched.n_true > 0).sum())
+    return float(np.sqrt(f1 * (1.0 - f1) / matched.n_true[k])) / n_known
+
+
 def best_thresholds(matched: Matched) -> FloatArray:
     """Return the thresholds (K,) with the largest mean of localisation F1 and macro F1.
 
-    First one for all classes, then each class's own in turn while the others stay. A class with
-    few particles keeps the common one: its own would follow chance.
+    First one for all classes, then each class's own in turn while the others stay. A class keeps
+    the common one unless its own gains more than the standard error of its F1: of thirty held-out
+    particles the best threshold is mostly chance (seen: 0.08 beside 0.38 for the others, and 0.948
+    in place of 0.970 on the next tomogram).
     """
     n_classes = len(matched.n_true)
 
@@ -91,7 +100,7 @@ def best_thresholds(matched: Matched) -> FloatArray:
         for k in np.flatnonzero(matched.n_true >= FEWEST):
             tried = [np.where(np.arange(n_classes) == k, t, best) for t in CANDIDATE_THRESHOLDS]
             values = np.array([quality(t) for t in tried])
-            if values.max() > quality(best) + 1e-9:
+            if values.max() > quality(best) + 0.5 * _chance(matched, best, int(k)):
                 # Of equally good ones the nearest to the common one.
                 ties = np.flatnonzero(values >= values.max() - 1e-9)
                 nearest = np.abs(CANDIDATE_THRESHOLDS[ties] - common).argmin()
