@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from scipion_faml.cli import run
 from scipion_faml.evaluation.picks import compare_positions
+from scipion_faml.io import read_particles, write_volume
 from scipion_faml.picking import Picks
 from scipion_faml.picking.dog import DogConfig, pick_dog, pick_down_to
 from scipion_faml.picking.peaks import suppress_neighbours
@@ -329,3 +332,47 @@ def test_distances_of_their_own_suppress_by_their_mean():
 def test_impossible_settings_of_several_sizes_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         DogConfig(**{"diameters_angst": (DIAMETER,), **change})
+
+
+# ------------------------------------------------------------------------------------- the verb
+@pytest.fixture(scope="module")
+def files(two_sizes, tmp_path_factory):
+    """The tomogram of two sizes at 10 A, a mask of a half, and masks that do not do."""
+    folder = tmp_path_factory.mktemp("dog")
+    tomogram = two_sizes[0]
+    mask = np.zeros(tomogram.shape, dtype=np.float32)
+    mask[:, :, :55] = 1.0
+    for name, values in (("tomogram", tomogram), ("mask", mask), ("none", 0 * mask),
+                         ("small", mask[:20])):
+        write_volume(folder / f"{name}.mrc", values, 10.0)
+    return folder
+
+
+def test_the_verb_writes_the_diameter_of_each_pick_in_the_mask(files, two_sizes, capsys):
+    call = ["pick-dog", str(files / "tomogram.mrc"), "--diameter", "80", "--diameter", "200",
+            "--mask", str(files / "mask.mrc"), "--output", str(files / "p.star"), "--json"]
+    assert run(call) == 0
+    told = json.loads(capsys.readouterr().out)
+    rows = read_particles(files / "p.star").rows
+    assert set(rows["famlDiameter"]) == {80.0, 200.0}
+    assert told["n_of_diameter"] == {
+        f"{d}": int((rows["famlDiameter"] == d).sum()) for d in (80, 200)}
+    assert rows["rlnCoordinateX"].max() <= 55
+    n_there = int((two_sizes[1][:, 0] < 54).sum())
+    assert n_there <= len(rows) <= n_there + 2  # one false pick is allowed by default
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--diameter", "80", "--mask", "small.mrc"], "must have the tomogram's size"),
+    (["--diameter", "80", "--mask", "none.mrc"], "nowhere above 0.5"),
+    (["--diameter", "80", "--diameter", "80"], "given twice"),
+    (["--diameter", "9"], "2 at least are needed"),
+    (["--diameter", "5000"], "shortest side"),
+    (["--diameter", "80", "--voxel-size", "0"], "voxel-size"),
+])
+def test_the_verb_says_in_one_line_what_is_wrong(files, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(files)
+    assert run(["pick-dog", "tomogram.mrc", *options, "--output", "wrong.star"]) == 2
+    told = capsys.readouterr().err
+    assert message in told and "Traceback" not in told
+    assert not (files / "wrong.star").exists()
