@@ -82,8 +82,8 @@ def best_thresholds(matched: Matched) -> FloatArray:
 
     First one for all classes, then each class's own in turn while the others stay. A class keeps
     the common one unless its own gains more than the standard error of its F1: of thirty held-out
-    particles the best threshold is mostly chance (seen: 0.08 beside 0.38 for the others, and 0.948
-    in place of 0.970 on the next tomogram).
+    particles the best threshold is mostly chance (seen: 0.08 beside 0.38 for the others, and F1
+    0.948 in place of 0.967 on the next tomogram).
     """
     n_classes = len(matched.n_true)
 
