@@ -1,6 +1,7 @@
 #!/bin/sh
 # Create .venv, install the plugin into it with its tests and window, compile the kernels.
 # What the system lacks is named with its Debian package, in one line.
+# EXTRAS names the optional parts: EXTRAS=test,gui,detector also installs PyTorch.
 set -eu
 cd "$(dirname "$0")/.."
 venv=.venv
@@ -32,5 +33,5 @@ if [ ! -x "$venv/bin/python" ]; then
         || fail 'the C compiler cannot link a program: apt-get install libc6-dev'
     "$python" -m venv "$venv" || { rm -rf "$venv"; fail "$python could not make $venv"; }
 fi
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[test,gui]'
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".[${EXTRAS:-test,gui}]"
 touch "$venv/.installed"
