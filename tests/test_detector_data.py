@@ -60,9 +60,16 @@ def test_a_view_in_other_voxels_shows_each_thing_where_it_is(wanted):
     own = view.to_own(np.array([[x + i, y, z] for i in range(4)], dtype=float))
     expected = own[:, 0] + 0.01 * own[:, 1] + 0.001 * own[:, 2]
     shown = block[0, 0] * view.spread + view.level
-    # Means over voxels that stick out by parts are not exactly at the middle.
-    np.testing.assert_allclose(shown, expected, atol=0.26)
+    np.testing.assert_allclose(shown, expected, atol=0.1)
     np.testing.assert_allclose(view.from_own(own)[:, 0], x + np.arange(4), atol=1e-9)
+
+
+@pytest.mark.parametrize("wanted", [7.3, 13.0])
+def test_noise_is_as_strong_between_voxels_as_on_them(wanted):
+    volume = np.random.default_rng(1).normal(size=(64, 64, 64)).astype(np.float32)
+    view = view_of(volume, 10.0, wanted)
+    spread = view.read((0, 0, 0), view.shape)[4:-4, 4:-4, 4:-4].std(axis=(0, 1))
+    assert spread.min() > 0.85 * spread.max()
 
 
 def test_pieces_of_a_resampled_view_are_those_of_the_whole():
