@@ -90,3 +90,8 @@ def test_thousands_are_placed_in_seconds():
     centre = place_spheres(radius, (512, 512, 200), np.random.default_rng(0))
     assert len(centre) == 2560
     assert time.process_time() - start < 10.0
+
+
+def test_a_box_that_is_full_says_so_at_once():
+    with pytest.raises(ValueError, match="[0-9] of 200000 particles fit"):
+        place_spheres(np.full(200_000, 13.0), (64, 64, 64), np.random.default_rng(0))

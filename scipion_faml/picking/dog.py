@@ -270,8 +270,6 @@ def _searched(
     outer = sigmas_of(radius, config.ratio)[1]
     tiles = searched_tiles(
         binned.shape, config.tile, int(np.ceil(TRUNCATE * outer)) + 2, binned_mask)
-    if not tiles:
-        raise ValueError("the mask is nowhere above 0.5: check it, or leave it out")
     border = _border(config, diameter_angst) / voxel_size_angst / binning
     work = partial(
         _tile_maxima, binned=binned, mask=binned_mask, level=level, spread=spread, radius=radius,

@@ -62,8 +62,17 @@ class Binned:
 def searched_tiles(
     shape: tuple[int, int, int], tile: int, overlap: int, mask: FloatArray | Binned | None
 ) -> list[Tile]:
-    """Return the tiles of `iter_tiles` whose cores a mask [z, y, x] of that shape touches."""
+    """Return the tiles of `iter_tiles` whose cores a mask [z, y, x] of that shape touches.
+
+    Raises
+    ------
+    ValueError
+        If it touches none.
+    """
     tiles = list(iter_tiles(shape, tile, overlap))
     if mask is None:
         return tiles
-    return [t for t in tiles if (mask[t[1]] > 0.5).any()]
+    touched = [t for t in tiles if (mask[t[1]] > 0.5).any()]
+    if not touched:
+        raise ValueError("the mask is nowhere above 0.5: check it, or leave it out")
+    return touched

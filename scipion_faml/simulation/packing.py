@@ -135,11 +135,14 @@ def _fill(room: _Room, count: int, rng: np.random.Generator) -> FloatArray:
     """Centres of as many of `count` spheres as the room takes."""
     kept, failed = _NONE, 0
     batch = max(64, 2 * count)
+    gap = room.gap(room.radius)
+    # Several times what fits: more would only be compared with one another, in vain.
+    most = min(4 * count, 64 + int(6.0 * np.prod(room.shape_xyz) / max(gap, 1.0) ** 3))
     while len(kept) < count and failed < TRIES:
         tried = room.draw(batch, rng)
         if len(kept):
-            tried = _apart(tried, cKDTree(kept), room.gap(room.radius))
-        new = _first_come(tried[: 4 * count], room.gap(room.radius))[: count - len(kept)]
+            tried = _apart(tried, cKDTree(kept), gap)
+        new = _first_come(tried[:most], gap)[: count - len(kept)]
         kept = np.concatenate([kept, new])
         failed = 0 if len(new) else failed + batch
         batch = min(2 * batch, _BATCH)
