@@ -25,8 +25,14 @@ from scipy import ndimage
 
 from scipion_faml.picking import Picks
 from scipion_faml.picking.peaks import suppress_neighbours
-from scipion_faml.picking.template.chance import Chance, analytic_chance, chance_of_control
-from scipion_faml.picking.template.controls import CONTROLS, control_of, mirrored
+from scipion_faml.picking.template.chance import (
+    Chance,
+    analytic_chance,
+    chance_of_control,
+    root_of_metric,
+    score_sd,
+)
+from scipion_faml.picking.template.controls import CONTROLS, mirrored, phase_randomised
 from scipion_faml.picking.template.correlation import MASK_EDGE, Template, prepare_template
 from scipion_faml.picking.template.filters import HIGHEST, Filter, band_pass
 from scipion_faml.picking.template.rotations import scan_rotations
@@ -138,6 +144,7 @@ class Searched:
 
     matches: Matches
     n_candidates: int  # that were refined
+    share: float  # of the scan's peaks that were
     n_poses: float  # that were scored
     maps: ScoreMaps | None  # of the scan, in its voxels
 
@@ -355,15 +362,16 @@ class _Search:
     def control(self, model: TemplateModel) -> TemplateModel:
         """Return a template that is no structure, as like the given one as can be."""
         n = model.density.shape[0]
-        kind, mask = self.config.control, model.mask
-        if kind == "mirror":
+        mask = model.mask
+        if self.config.control == "mirror":
             return replace(
                 model, density=mirrored(model.density),
                 mask=None if mask is None else mirrored(mask))
         if mask is None:
             mask = soft_sphere(n, min(0.5 * self.diameter, n / 2 - 1), MASK_EDGE)
         rng = np.random.default_rng([self.config.seed, 0])
-        return replace(model, density=control_of(model.density, mask, kind, rng))
+        density = phase_randomised(model.density, mask, self.config.symmetry, rng)
+        return replace(model, density=density)
 
     # ------------------------------------------------------------------------------------ search
     def searched(self, model: TemplateModel, keeps_maps: bool) -> Searched:
@@ -373,7 +381,8 @@ class _Search:
             self.scanned, coarse, self.rotations, self.config.tile, self.scan_mask, self.tile_map,
             keeps_maps,
         )
-        maxima = self._candidates(maxima)
+        peaks = self._peaks(maxima)
+        maxima = peaks.take(np.arange(min(self._most_candidates(), len(peaks))))
         refiner = self._refiner(model)
         work = refiner.nearby if self.config.is_exhaustive else refiner.anywhere
         starts = zip(maxima.position_zyx, self.rotations[maxima.rotation_index], strict=True)
@@ -384,7 +393,7 @@ class _Search:
         n_poses = float(np.prod(self.scanned.shape)) * len(self.rotations)
         if not self.config.is_exhaustive:
             n_poses += float(len(maxima)) * refiner.n_poses
-        return Searched(found, len(maxima), n_poses, maps)
+        return Searched(found, len(maxima), len(maxima) / max(len(peaks), 1), n_poses, maps)
 
     def _refiner(self, model: TemplateModel) -> Refiner:
         fine = self._model_at(model, 1)
@@ -393,15 +402,15 @@ class _Search:
             fine.density, template, self.view, self.wedge, self._gain(fine, self.view),
             self.max_shift)
 
-    def _candidates(self, maxima: Maxima) -> Maxima:
-        """The highest maxima of a scan, apart from each other, in voxels of the tomogram."""
+    def _peaks(self, maxima: Maxima) -> Maxima:
+        """The maxima of a scan that are apart from each other, in voxels of the tomogram."""
         b = self.binning
         # A binned voxel's centre lies (b - 1) / 2 voxels behind the first voxel it holds.
         position = maxima.position_zyx * b + (b - 1) / 2.0
         maxima = replace(maxima, position_zyx=position)
         maxima = maxima.take(self._may_lie(position, self.scan_mask, self.max_shift))
         kept = suppress_neighbours(maxima.position_zyx, CANDIDATE_DISTANCE * self.diameter)
-        return maxima.take(kept[: self._most_candidates()])
+        return maxima.take(kept)
 
     def _most_candidates(self) -> int:
         if self.config.n_candidates is not None:
@@ -417,14 +426,20 @@ class _Search:
         config = self.config
         if config.threshold is not None:
             return None
-        if control is not None:
-            own = control.matches
-            return chance_of_control(
-                own.score, own.position_zyx, found.score, found.position_zyx, self.diameter,
-                config.false_positives)
         template = self._template(self._model_at(model, 1), self.view, 1)
-        order = len(symmetry_rotations(config.symmetry))
-        return analytic_chance(self.view, template, self.wedge, self.n_searched, order)
+        if control is None:
+            order = len(symmetry_rotations(config.symmetry))
+            return analytic_chance(self.view, template, self.wedge, self.n_searched, order)
+        own = control.matches
+        chance = chance_of_control(
+            own.score, own.position_zyx, found.score, found.position_zyx, self.diameter,
+            config.false_positives, len(own) / control.share)
+        # A control has finer detail at every angle than a compact structure.
+        other = self._template(self._model_at(self.control(model), 1), self.view, 1)
+        sd = score_sd(self.view, template) / score_sd(self.view, other)
+        metric = (root_of_metric(self.view, template, self.wedge)
+                  / root_of_metric(self.view, other, self.wedge))
+        return chance.moved(sd, metric)
 
     def result(
         self, model: TemplateModel, searched: Searched, control: Searched | None

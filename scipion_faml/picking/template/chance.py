@@ -16,7 +16,7 @@ everything that is in the tomogram beside noise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import optimize
@@ -37,7 +37,8 @@ HIGHEST = 40.0
 FEWEST_MAXIMA = 12  # of a control that tell its tail
 TAIL = 0.5  # of a control's maxima are fitted, the highest
 MAX_ROUNDS = 8
-N_ROTATIONS, N_BLOCKS = 8, 8  # that are looked at for L and s
+MARGIN = 1.5  # times a control's score: a structure scores that much higher, and more
+N_ROTATIONS, N_BLOCKS, ROTATIONS_OF_BLOCK, SD_BLOCK = 8, 12, 3, 24  # looked at for L and s
 SMALL_TURN = np.deg2rad(1.5)
 
 
@@ -63,12 +64,17 @@ def unbounded(score: FloatArray) -> FloatArray:
     return root
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chance:
     """Maxima that chance makes in the whole search."""
 
     sd: float  # s
     scale: float  # V sqrt(det L) (2 pi)^(-7 / 2)
+    observed: FloatArray | None = None  # (M,) coefficients of a control, the highest first
+
+    def moved(self, sd: float, scale: float) -> Chance:
+        """Return the chance of a template whose s and sqrt(det L) are these times larger."""
+        return replace(self, sd=self.sd * sd, scale=self.scale * scale)
 
     def expected(self, score: float) -> float:
         """Return how many maxima chance makes above a coefficient."""
@@ -76,19 +82,36 @@ class Chance:
         return float(self.scale * _tail(np.array(z)))
 
     def threshold(self, false_positives: float) -> float:
-        """Return the coefficient that chance exceeds `false_positives` times."""
+        """Return the coefficient that chance exceeds `false_positives` times.
+
+        Where a control exceeds it oftener than that may happen, by three standard deviations, there
+        is more than noise (another structure, membranes): it is raised to where it does not.
+        """
         if self.scale * _tail(np.array(LOWEST)) <= false_positives:
             z = LOWEST
         else:
             z = float(optimize.brentq(
                 lambda z: np.log(self.scale * max(float(_tail(np.array(z))), 1e-300)
                                  / false_positives), LOWEST, HIGHEST))
-        return float(np.sqrt(-np.expm1(-((z * self.sd) ** 2))))
+        by_formula = float(np.sqrt(-np.expm1(-((z * self.sd) ** 2))))
+        most = int(np.ceil(false_positives + 3.0 * np.sqrt(false_positives)))
+        if self.observed is None or most >= len(self.observed):
+            return by_formula
+        return max(by_formula, float(np.nextafter(self.observed[most], 1.0)))
 
 
 # --------------------------------------------------------------------------------- from a control
-def chance_of_maxima(score: FloatArray) -> Chance:
-    """Return the chance whose maxima have these scores, the tail fitted by maximum likelihood.
+def chance_of_maxima(score: FloatArray, n_places: float) -> Chance:
+    """Return the chance of which these scores are the highest at places apart from each other.
+
+    Were every place to hold the highest of N(z) / n_places maxima, P(highest < z) would be
+    exp(-N(z) / n_places): s and the scale of N are those of highest likelihood, given the upper
+    half of the scores and that all other places lie below.
+
+    Parameters
+    ----------
+    score : (M,)
+    n_places : M or more: places whose score is not known are taken to lie below the half
 
     Raises
     ------
@@ -104,18 +127,22 @@ def chance_of_maxima(score: FloatArray) -> Chance:
     above, lowest = height[:n_tail], float(height[n_tail])
     if not above[0] > lowest:
         raise ValueError("all maxima of the control are alike: give --threshold")
+    n_below = max(n_places, len(height)) - n_tail
+
+    def rate(sd: float) -> float:
+        """Of N / n_places, the likeliest for a given s."""
+        return n_tail / float(np.sum(_tail(above / sd)) + n_below * _tail(np.array(lowest / sd)))
 
     def unlikely(log_sd: float) -> float:
-        sd = np.exp(log_sd)
-        within = float(_tail(np.array(lowest / sd)))
-        return -float(np.sum(_log_slope(above / sd)) - n_tail * (log_sd + np.log(within)))
+        sd = float(np.exp(log_sd))
+        return float(n_tail * (log_sd - np.log(rate(sd))) - np.sum(_log_slope(above / sd)))
 
     # The tail must fall from the lowest score on.
     widest = np.log(lowest / LOWEST)
     best = optimize.minimize_scalar(
         unlikely, bounds=(widest - 2.0, widest), method="bounded", options={"xatol": 1e-6})
     sd = float(np.exp(best.x))
-    return Chance(sd, n_tail / float(_tail(np.array(lowest / sd))))
+    return Chance(sd, rate(sd) * (n_below + n_tail), np.sort(score)[::-1])
 
 
 def chance_of_control(
@@ -125,37 +152,46 @@ def chance_of_control(
     found_position: FloatArray,
     distance: float,
     false_positives: float,
+    n_places: float,
 ) -> Chance:
     """Return the chance that a control tells, away from what is found.
 
     A control with the power of the structure answers to the structure, too: its maxima within
-    `distance` of what scores above the threshold are left out, until that changes nothing.
+    `distance` of what scores above the threshold, and `MARGIN` times higher than they, are left
+    out, until that changes nothing. What answers to control and template nearly alike stays: it is
+    another structure.
 
     Parameters
     ----------
     score (M,), position (M, 3) : of the control's maxima
     found_score, found_position : of the template's
+    n_places : where the control has a maximum, whether its score is known or not
     """
-    chance = chance_of_maxima(score)
+    chance = chance_of_maxima(score, n_places)
     n_found = -1
     for _ in range(MAX_ROUNDS):
         is_found = found_score >= chance.threshold(false_positives)
         if int(is_found.sum()) == n_found:
             break
         n_found = int(is_found.sum())
-        away = _away(position, found_position[is_found], distance)
+        away = _away(
+            position, score, found_position[is_found], found_score[is_found], distance)
         if TAIL * away.sum() < FEWEST_MAXIMA:
             break
-        chance = chance_of_maxima(score[away])
+        chance = chance_of_maxima(score[away], n_places - float((~away).sum()))
     return chance
 
 
-def _away(position: FloatArray, found: FloatArray, distance: float) -> BoolArray:
-    """Which positions (M, 3) have no found one within a distance."""
-    if not len(found):
-        return np.ones(len(position), dtype=bool)
-    nearest = cKDTree(found).query(position, distance_upper_bound=distance)[0]
-    is_away: BoolArray = ~np.isfinite(nearest)
+def _away(
+    position: FloatArray, score: FloatArray, found_position: FloatArray, found_score: FloatArray,
+    distance: float,
+) -> BoolArray:
+    """Which maxima have nothing found within a distance that scores much higher."""
+    is_away = np.ones(len(position), dtype=bool)
+    if not len(found_position):
+        return is_away
+    for m, near in enumerate(cKDTree(found_position).query_ball_point(position, distance)):
+        is_away[m] = not len(near) or found_score[near].max() < MARGIN * score[m]
     return is_away
 
 
@@ -170,32 +206,39 @@ def analytic_chance(
     n_voxels : that are searched
     group_order : of the template's symmetry
     """
-    rotation = euler_to_matrix(random_rotations(N_ROTATIONS, np.random.default_rng(0)))
-    metric = _root_of_metric(view, template, wedge, rotation)
+    metric = root_of_metric(view, template, wedge)
     volume = n_voxels * 8.0 * np.pi**2 / group_order
-    return Chance(_score_sd(view, template, rotation), volume * metric * (2.0 * np.pi) ** -3.5)
+    return Chance(score_sd(view, template), volume * metric * (2.0 * np.pi) ** -3.5)
 
 
-def _score_sd(view: View, template: Template, rotation: FloatArray) -> float:
-    """The s.d. of the score where there is no particle, over several rotations and places."""
-    edge = min(template.support, *view.shape)
+def score_sd(view: View, template: Template) -> float:
+    """Return the s.d. of a template's score where there is no particle, over some rotations."""
+    rotation = _some_rotations()
     before, after = piece_margins(template.support)
-    corners = list(view.blocks())
+    # Near a face part of the mask lies outside, and fewer voxels make a wider spread.
+    lowest = np.full(3, before)
+    highest = np.maximum(np.array(view.shape) - after - SD_BLOCK, lowest)
+    corners = [np.clip(corner, lowest, highest) for corner in view.blocks()]
     chosen = np.unique(np.linspace(0, len(corners) - 1, N_BLOCKS).astype(np.intp))
     values = []
-    for b, i in enumerate(chosen):
-        start = [c - before for c in corners[i]]
-        piece = prepare_piece(
-            view.region(start, (edge + before + after,) * 3), template, view.filtered_sd)
-        score = piece.correlation(template, rotation[b % len(rotation)])
-        values.append(score[score != 0])
+    for i in chosen:
+        size = np.minimum(SD_BLOCK, np.array(view.shape) - before - after)
+        shape = [int(s) for s in np.maximum(size, 1) + before + after]
+        values_here = view.region([int(c) - before for c in corners[i]], shape)
+        piece = prepare_piece(values_here, template, view.filtered_sd)
+        for r in range(ROTATIONS_OF_BLOCK):
+            score = piece.correlation(template, rotation[(i + r) % len(rotation)])
+            values.append(score[score != 0])
     return max(robust_spread(np.concatenate(values))[1], 1e-6)
 
 
-def _root_of_metric(
-    view: View, template: Template, wedge: MissingWedge, rotation: FloatArray
-) -> float:
-    """sqrt(det L), the mean over rotations; gradients per voxel and per radian."""
+def _some_rotations() -> FloatArray:
+    return euler_to_matrix(random_rotations(N_ROTATIONS, np.random.default_rng(0)))
+
+
+def root_of_metric(view: View, template: Template, wedge: MissingWedge) -> float:
+    """Return sqrt(det L), the mean over some rotations; gradients per voxel and per radian."""
+    rotation = _some_rotations()
     n = template.n
     edge = (view.edge,) * 3
     blocks = (view.region(corner, edge) for corner in view.blocks())

@@ -19,6 +19,7 @@ from scipion_faml.types import FloatArray
 
 BINS = 96  # of frequency, from 0 to the corner of the spectrum
 HIGHEST = float(np.sqrt(0.75))  # cycles per voxel, at the corner
+EDGE_START = 0.4  # cycles per voxel: from here gains fall to 0 at 0.5
 MIN_POWER = 1e-3  # of the highest: whitening amplifies no more than this allows
 MAX_REACH = 32  # voxels; what a filter carries farther is little
 REACH_LEFT_OUT = 0.03  # of a filter's kernel
@@ -84,13 +85,17 @@ def band_pass(
 ) -> Filter:
     """Return Gaussians that fall to one half at the resolutions given (angstrom).
 
+    Nothing passes beyond Nyquist's frequency: there lie the corners of a spectrum, out of which a
+    rotation carries a template, while a tomogram has noise in them.
+
     Raises
     ------
     ValueError
         If they leave nothing between them.
     """
     frequency = np.linspace(0.0, HIGHEST, 4 * BINS)
-    gain = np.ones_like(frequency)
+    edge = np.clip((frequency - EDGE_START) / (0.5 - EDGE_START), 0.0, 1.0)
+    gain = 0.5 + 0.5 * np.cos(np.pi * edge)
     if low_pass_angst is not None:
         gain *= np.exp(-np.log(2.0) * (frequency * low_pass_angst / voxel_size_angst) ** 2)
     if high_pass_angst is not None:
