@@ -1,0 +1,327 @@
+"""Template matching from tomogram to picks, and the verb pick-template."""
+
+import json
+
+import mrcfile
+import numpy as np
+import pytest
+
+from scipion_faml.cli import run as run_verb
+from scipion_faml.execution import ThreadExecutor
+from scipion_faml.geometry import (
+    RigidTransforms,
+    euler_to_matrix,
+    random_rotations,
+    rotation_angle_deg,
+)
+from scipion_faml.io import read_particles, read_volume, write_volume
+from scipion_faml.simulation.tilt_series import Microscope
+from scipion_faml.structures import load_structure
+from scipion_faml.symmetry import symmetry_rotations
+from scipion_faml.template_matching import (
+    TemplateConfig,
+    TemplateModel,
+    diameter_of,
+    enlarged,
+    match_template,
+    transfer_filter,
+)
+from scipion_faml.volume import move_volume, soft_sphere
+from scipion_faml.wedge import MissingWedge
+
+VOXEL, DIAMETER = 16.0, 195.0
+WEDGE = MissingWedge(-60.0, 60.0)
+PLACES = np.array([[12, 14, 15], [20, 44, 18], [16, 20, 46], [22, 48, 50]])  # z, y, x
+
+
+def cut_wedge(values):
+    half = np.fft.rfftn(values)
+    kz, kx = np.fft.fftfreq(values.shape[0])[:, None, None], np.fft.rfftfreq(values.shape[2])
+    half *= np.abs(np.arctan2(kz, kx)) <= np.deg2rad(60.0)
+    return np.fft.irfftn(half, values.shape).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def groel():
+    return load_structure("groel", 20, VOXEL, 40.0).map
+
+
+@pytest.fixture(scope="module")
+def scene(groel):
+    """Four GroEL in noise with a missing wedge, and their rotations."""
+    rng = np.random.default_rng(4)
+    values = np.zeros((36, 62, 64), dtype=np.float32)
+    rotation = euler_to_matrix(random_rotations(len(PLACES), rng))
+    for place, matrix in zip(PLACES, rotation, strict=True):
+        pose = RigidTransforms.from_rotation(matrix[None], np.zeros((1, 3)))
+        inside = tuple(slice(c - 10, c + 10) for c in place)
+        values[inside] += move_volume(groel, pose)
+    values /= groel.std()
+    return cut_wedge(values + 1.5 * rng.normal(size=values.shape)), rotation
+
+
+def config(**changes):
+    settings = {"symmetry": "D7", "threshold": 0.3, "n_candidates": 12, **changes}
+    return TemplateConfig(DIAMETER, **settings)
+
+
+def assert_found(picks, rotation, within_deg):
+    """All four, each near its place and rotation."""
+    group = symmetry_rotations("D7")
+    for place, matrix in zip(PLACES, rotation, strict=True):
+        distance = np.linalg.norm(picks.position_xyz[:, ::-1] - place, axis=1)
+        assert distance.min() < 1.0
+        found = euler_to_matrix(picks.euler_zyz[distance.argmin()])
+        assert rotation_angle_deg(found, matrix @ group).min() < within_deg
+
+
+# -------------------------------------------------------------------------------------- the search
+def test_a_coarse_scan_and_refinement_find_all_with_far_fewer_poses(scene, groel):
+    result = match_template(scene[0], VOXEL, TemplateModel(groel), WEDGE, config())
+    assert len(result.picks) == 4
+    assert_found(result.picks, scene[1], 10.0)
+    assert result.n_rotations_exhaustive > 20 * len(result.rotations)
+    assert result.poses_factor > 6.0
+
+
+def test_an_exhaustive_scan_finds_the_same_at_the_same_scores(scene, groel):
+    model = TemplateModel(groel)
+    quick = match_template(scene[0], VOXEL, model, WEDGE, config())
+    slow = match_template(
+        scene[0], VOXEL, model, WEDGE,
+        config(is_exhaustive=True, angular_step_deg=14.0, keeps_maps=True))
+    assert_found(slow.picks, scene[1], 10.0)
+    np.testing.assert_allclose(slow.picks.score, quick.picks.score, rtol=0.1)
+    assert slow.maps.score.shape == scene[0].shape
+    # Refined scores exceed those of the scan's grid.
+    place = tuple(np.rint(slow.picks.position_xyz[0, ::-1]).astype(int))
+    assert slow.picks.score[0] > slow.maps.score[place] - 0.02
+
+
+def test_workers_change_no_bit(scene, groel):
+    model = TemplateModel(groel)
+    results = [
+        match_template(scene[0], VOXEL, model, WEDGE, config(tile=36, n_candidates=4), None, m)
+        for m in (map, ThreadExecutor(3).map)
+    ]
+    for name in ("position_zyx", "score", "euler_zyz"):
+        np.testing.assert_array_equal(*(getattr(r.found, name) for r in results))
+
+
+def test_dark_particles_are_bright_ones_inverted(scene, groel):
+    model = TemplateModel(groel)
+    bright = match_template(scene[0], VOXEL, model, WEDGE, config(n_candidates=4))
+    dark = match_template(-scene[0], VOXEL, model, WEDGE, config(n_candidates=4, is_dark=True))
+    np.testing.assert_allclose(dark.picks.position_xyz, bright.picks.position_xyz, atol=1e-3)
+    wrong = match_template(-scene[0], VOXEL, model, WEDGE, config(n_candidates=4))
+    assert wrong.found.score.max() < 0.7 * bright.found.score.max()
+
+
+def test_a_mask_restricts_the_search(scene, groel):
+    mask = np.zeros(scene[0].shape, dtype=np.float32)
+    mask[:, :, 32:] = 1.0
+    picks = match_template(
+        scene[0], VOXEL, TemplateModel(groel), WEDGE, config(tile=16), mask).picks
+    assert len(picks) == 2
+    assert (picks.position_xyz[:, 0] > 31.5).all()
+
+
+def test_a_mask_of_the_template_is_turned_with_it(scene, groel):
+    mask = soft_sphere(20, 6.2, 2.0).copy()
+    mask[:, :9] *= 0.5
+    result = match_template(
+        scene[0], VOXEL, TemplateModel(groel, mask), WEDGE, config(symmetry="C7", n_candidates=5))
+    assert_found(result.picks, scene[1], 12.0)
+
+
+@pytest.mark.parametrize("changes", [{"whitens": True}, {"high_pass_angst": 400.0},
+                                     {"low_pass_angst": 50.0}])
+def test_filters_keep_what_is_there(scene, groel, changes):
+    result = match_template(
+        scene[0], VOXEL, TemplateModel(groel), WEDGE, config(n_candidates=6, **changes))
+    assert_found(result.picks, scene[1], 12.0)
+
+
+def test_a_control_tells_a_threshold_between_chance_and_particles(scene, groel):
+    result = match_template(
+        scene[0], VOXEL, TemplateModel(groel), WEDGE, config(threshold=None, n_candidates=60))
+    assert 4 <= len(result.picks) <= 6
+    assert_found(result.picks, scene[1], 10.0)
+    assert result.expected_false_positives <= 1.01
+    assert result.control is not None
+
+
+def test_the_formula_alone_tells_a_threshold_too(scene, groel):
+    result = match_template(
+        scene[0], VOXEL, TemplateModel(groel), WEDGE, config(threshold=None, control="none"))
+    assert_found(result.picks, scene[1], 10.0)
+    # Beside a strong particle lie its wedge's streaks, of which noise knows nothing.
+    assert len(result.picks) <= 8
+
+
+@pytest.mark.parametrize("control", ["phase", "none"])
+def test_noise_alone_makes_no_more_picks_than_were_asked_for(groel, control):
+    asked, counts = 3.0, []
+    for seed in range(2):
+        noise = np.random.default_rng([1, seed]).normal(size=(48, 56, 56))
+        result = match_template(
+            cut_wedge(noise), VOXEL, TemplateModel(groel), WEDGE,
+            TemplateConfig(DIAMETER, "D7", false_positives=asked, control=control, border=0.4,
+                           n_candidates=40))
+        counts.append(len(result.picks))
+    # Poisson counts of 6 in all exceed 14 once in 700 times; the formula counts maxima that
+    # belong together, and coarse scans miss some, so that there may be fewer.
+    assert sum(counts) <= 14
+    if control == "phase":
+        assert sum(counts) >= 1
+
+
+# ----------------------------------------------------------------------------------------- helpers
+def test_the_diameter_is_measured():
+    n = 32
+    ball = np.array(soft_sphere(n, 8.0, 1.0))
+    assert diameter_of(TemplateModel(ball)) == pytest.approx(19, abs=2)
+    mask = np.array(soft_sphere(n, 8.0, 1.0))
+    assert diameter_of(TemplateModel(np.zeros((n, n, n)), mask)) == pytest.approx(17, abs=1)
+
+
+def test_an_enlarged_map_lies_where_the_binned_one_does():
+    fine = np.add.outer(np.add.outer(np.arange(8.0), np.arange(8.0)), np.arange(8.0))
+    binned = fine.reshape(4, 2, 4, 2, 4, 2).mean(axis=(1, 3, 5))
+    large = enlarged(binned, (8, 8, 8), 2, order=1)
+    np.testing.assert_allclose(large[1:-1, 1:-1, 1:-1], fine[1:-1, 1:-1, 1:-1], atol=1e-5)
+    assert enlarged(binned, (8, 8, 8), 2, order=0)[5, 0, 0] == binned[2, 0, 0]
+
+
+def test_a_ctf_where_phases_were_flipped_is_positive():
+    microscope = Microscope(defocus_um=3.0)
+    flipped, raw = (transfer_filter(microscope, 10.0, f) for f in (True, False))
+    np.testing.assert_allclose(flipped.gain, np.abs(raw.gain))
+    assert raw.gain.min() < -0.5
+    assert raw.gain[0] == pytest.approx(0.07)
+
+
+# -------------------------------------------------------------------------------------- the verb
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, scene, groel):
+    folder = tmp_path_factory.mktemp("template")
+    write_volume(folder / "tomogram.mrc", scene[0], VOXEL)
+    write_volume(folder / "groel.mrc", groel, VOXEL)
+    return folder
+
+
+def arguments(files, *more, template="groel.mrc", output="picks.star"):
+    template = str(files / template) if template.endswith(".mrc") else template
+    return ["pick-template", str(files / "tomogram.mrc"), "--template", template, "--symmetry",
+            "D7", "--diameter", str(DIAMETER), "--tilt-min", "-60", "--tilt-max", "60",
+            "--threshold", "0.3", "--candidates", "8", "--workers", "1", "--output",
+            str(files / output), *more]
+
+
+def test_the_verb_writes_positions_angles_and_maps(files, scene, capsys):
+    more = ["--score-map", str(files / "score.mrc"), "--angle-map", str(files / "angle.mrc"),
+            "--figure", str(files / "picks.png"), "--json"]
+    assert run_verb(arguments(files, *more)) == 0
+    said = json.loads(capsys.readouterr().out)
+    table = read_particles(files / "picks.star")
+    assert said["n_picks"] == len(table) == 4
+    assert said["poses_factor"] > 6
+    assert (np.diff(table.rows["famlScore"]) <= 0).all()
+    group = symmetry_rotations("D7")
+    position = table.rows[["rlnCoordinateZ", "rlnCoordinateY", "rlnCoordinateX"]].to_numpy()
+    for place, matrix in zip(PLACES, scene[1], strict=True):
+        distance = np.linalg.norm(position - place, axis=1)
+        found = table.poses.rotation[distance.argmin()]
+        assert rotation_angle_deg(found, matrix @ group).min() < 10.0
+    score, voxel_size = read_volume(files / "score.mrc")
+    assert score.shape == scene[0].shape
+    assert voxel_size == pytest.approx(VOXEL)
+    with mrcfile.open(files / "angle.mrc") as angle:
+        highest = int(angle.data.max())
+    assert highest <= len((files / "angle.csv").read_text().splitlines()) - 1
+    assert (files / "picks.png").stat().st_size > 1000
+    assert run_verb(arguments(files, *more)) == 0  # finished: nothing to do
+    assert "nothing to do" in capsys.readouterr().err
+
+
+def test_a_shipped_model_by_name_and_a_map_of_other_voxels_are_templates(files, scene, capsys):
+    write_volume(files / "fine.mrc", load_structure("groel", 40, 8.0, 40.0).map, 8.0)
+    for template, output in (("groel", "by_name.star"), ("fine.mrc", "fine.star")):
+        assert run_verb(arguments(files, "--json", template=template, output=output)) == 0
+        assert json.loads(capsys.readouterr().out)["n_picks"] == 4
+
+
+def test_no_peak_above_the_threshold_is_no_file(files, capfd):
+    assert run_verb(arguments(files, "--threshold", "0.99", "--json", output="none.star")) == 0
+    said = capfd.readouterr()
+    assert json.loads(said.out)["picks"] is None
+    assert not (files / "none.star").exists()
+    assert "nothing scores above 0.990" in said.err
+
+
+def test_without_a_tilt_range_it_says_what_is_assumed(files, capfd):
+    given = arguments(files, "--json", output="no_wedge.star")
+    for name in ("--tilt-min", "--tilt-max"):
+        at = given.index(name)
+        del given[at : at + 2]
+    assert run_verb(given) == 0
+    assert "none missing is assumed" in capfd.readouterr().err
+    assert "famlTiltMin" not in (files / "no_wedge.star").read_text()
+
+
+def mistaken(folder, groel):
+    """Arguments that are mistakes, and what is said."""
+    unsized = folder / "unsized.mrc"
+    with mrcfile.new(unsized, overwrite=True) as mrc:
+        mrc.set_data(groel)
+    with mrcfile.new(folder / "constant.mrc", overwrite=True) as mrc:
+        mrc.set_data(np.ones((20, 20, 20), np.float32))
+        mrc.voxel_size = VOXEL
+    write_volume(folder / "oblong.mrc", groel[:16], VOXEL)
+    write_volume(folder / "small_mask.mrc", soft_sphere(16, 5.0), VOXEL)
+    write_volume(folder / "tomogram_mask.mrc", soft_sphere(24, 5.0), VOXEL)
+    return folder
+
+
+@pytest.mark.parametrize(("template", "more", "said"), [
+    ("groel.mrc", ["--diameter", "800"], "check --diameter"),
+    ("groel.mrc", ["--diameter", "20"], "at least are needed"),
+    ("oblong.mrc", [], "a cube is needed"),
+    ("unsized.mrc", [], "give --template-voxel-size"),
+    ("constant.mrc", [], "is constant"),
+    ("missing.mrc", [], "does not exist"),
+    ("groel.mrc", ["--template-mask", "small_mask.mrc"], "must have its box"),
+    ("groel", ["--template-mask", "small_mask.mrc"], "needs a template that is a map"),
+    ("groel.mrc", ["--mask", "tomogram_mask.mrc"], "must have the tomogram's size"),
+    ("groel.mrc", ["--tilt-max", "95"], "is not possible"),
+    ("groel.mrc", ["--low-pass", "300", "--high-pass", "200"], "finer"),
+    ("groel.mrc", ["--symmetry", "Q3"], "Q3"),
+    ("groel.mrc", ["--threshold", "2"], "threshold"),
+    ("groel.mrc", ["--voxel-size", "0"], "voxel-size"),
+])
+def test_mistakes_are_one_line(files, groel, template, more, said, capfd):
+    folder = mistaken(files, groel)
+    more = [str(folder / m) if m.endswith(".mrc") else m for m in more]
+    assert run_verb(arguments(folder, *more, template=template, output="wrong.star")) == 2
+    error = capfd.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+    assert not (folder / "wrong.star").exists()
+
+
+def test_settings_that_cannot_be_are_refused():
+    for changes, said in (
+        ({"coarse_step_deg": 90.0}, "1 to 60"), ({"control": "other"}, "choose from"),
+        ({"threshold": 3.0}, "-1 to 1"), ({"false_positives": 0.0}, "above 0"),
+        ({"border": -1.0}, "negative"), ({"max_picks": 0}, "at least 1"), ({"tile": 4}, "16"),
+        ({"clip_sd": 0.0}, "clip_sd"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            TemplateConfig(200.0, **changes)
+    with pytest.raises(ValueError, match="above 0"):
+        TemplateConfig(0.0)
+    model = TemplateModel(np.array(soft_sphere(16, 4.0)))
+    with pytest.raises(ValueError, match="voxel size 0"):
+        match_template(np.zeros((30, 30, 30)), 0.0, model, WEDGE, TemplateConfig(100.0))
+    with pytest.raises(ValueError, match="constant"):
+        match_template(np.zeros((30, 30, 30)), 10.0, model, WEDGE, TemplateConfig(100.0))
