@@ -26,6 +26,8 @@ from scipy import ndimage
 from scipion_faml.picking import Picks
 from scipion_faml.picking.peaks import suppress_neighbours
 from scipion_faml.picking.template.chance import (
+    FEWEST_MAXIMA,
+    TAIL,
     Chance,
     analytic_chance,
     chance_of_control,
@@ -155,6 +157,7 @@ class TemplateResult:
 
     picks: Picks
     threshold: float
+    threshold_from: str  # "setting", "control" or "formula"
     expected_false_positives: float | None  # above the threshold; None: not known
     chance_sd: float | None  # of the score where there is no particle
     n_candidates: int  # that were refined
@@ -422,12 +425,15 @@ class _Search:
     def chance(
         self, model: TemplateModel, found: Matches, control: Searched | None
     ) -> Chance | None:
-        """Return what chance makes of the search; None where a threshold is given."""
+        """Return what chance makes of the search; None where a threshold is given.
+
+        Where a control has too few peaks to tell, as in small tomograms, the formula tells.
+        """
         config = self.config
         if config.threshold is not None:
             return None
         template = self._template(self._model_at(model, 1), self.view, 1)
-        if control is None:
+        if control is None or TAIL * len(control.matches) < FEWEST_MAXIMA:
             order = len(symmetry_rotations(config.symmetry))
             return analytic_chance(self.view, template, self.wedge, self.n_searched, order)
         own = control.matches
@@ -457,12 +463,19 @@ class _Search:
             np.zeros(len(picked), dtype=np.intp), picked.euler_zyz)
         n_exhaustive = len(scan_rotations(config.angular_step_deg, config.symmetry))
         return TemplateResult(
-            picks, level, None if chance is None else chance.expected(level),
+            picks, level, _source_of(chance), None if chance is None else chance.expected(level),
             None if chance is None else chance.sd, searched.n_candidates, self.rotations,
             n_exhaustive, n_exhaustive * float(np.prod(self.tomogram.shape)) / searched.n_poses,
             self.binning, self.low_pass_angst, searched.maps, found,
             None if control is None else control.matches,
         )
+
+
+def _source_of(chance: Chance | None) -> str:
+    """What a threshold comes from."""
+    if chance is None:
+        return "setting"
+    return "formula" if chance.observed is None else "control"
 
 
 def _border(density: FloatArray) -> float:

@@ -294,6 +294,7 @@ def _pick_result(
     return {
         "n_picks": len(scores),
         "threshold": found.threshold,
+        "threshold_from": found.threshold_from,
         "expected_false_positives": found.expected_false_positives,
         "chance_sd": found.chance_sd,
         "score_max": float(scores.max()) if len(scores) else None,
