@@ -28,10 +28,8 @@ from scipion_faml.detector import train, weights
 from scipion_faml.detector.labels import Classes, Labelled, LabelSource, labelled
 from scipion_faml.detector.matching import Matched
 from scipion_faml.detector.settings import DetectorSettings, TrainingSettings
-from scipion_faml.detector.view import Resampled
 from scipion_faml.execution import one_blas_thread
 from scipion_faml.io import replacing
-from scipion_faml.picking.tiles import Binned
 from scipion_faml.simulation.back_projection import back_project
 from scipion_faml.simulation.density import (
     PROTEIN_LEVEL,
@@ -127,17 +125,7 @@ def make_tomogram(seed: int, workers: int) -> tuple[FloatArray, FloatArray]:
         tomogram = ndimage.gaussian_filter(tomogram, rng.uniform(0.5, 1.2))
     elif filtered < 0.4:
         tomogram = tomogram - ndimage.gaussian_filter(tomogram, rng.uniform(12.0, 25.0))
-    elif filtered < 0.75:  # as a tomogram looks that came in larger voxels
-        ratio = float(rng.uniform(1.1, 1.7))
-        coarse = Resampled(Binned(tomogram, 1), ratio)
-        coarser = Binned(_read(coarse, coarse.shape), 1)
-        tomogram = _read(Resampled(coarser, 1.0 / ratio), SHAPE[::-1])
     return np.asarray(tomogram, dtype=np.float32), scene.position_xyz
-
-
-def _read(tomogram: Resampled, shape: tuple[int, ...]) -> FloatArray:
-    """Its first voxels."""
-    return tomogram[tuple(slice(0, n) for n in shape)]
 
 
 def _imaged(
