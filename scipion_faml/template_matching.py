@@ -74,7 +74,7 @@ class TemplateConfig:
     control: str = "phase"  # template that tells what chance reaches
     n_candidates: int | None = None  # peaks of the coarse scan that are refined
     min_distance: float = 0.7  # between picks, in diameters
-    border: float = 0.5  # picks keep this distance from the tomogram's faces, in diameters
+    border: float = 0.25  # picks keep this distance from the tomogram's faces, in diameters
     max_picks: int | None = None
     clip_sd: float = 5.0  # brighter and darker voxels are cut to this: gold beads
     tile: int = 128  # voxels of the core of a tile

@@ -124,8 +124,8 @@ CTF_CORRECTIONS = ("phase-flip", "none")
 @click.option("--min-distance", default=None, type=click.FloatRange(min=0),
               help="Between picks, angstrom.  [default: 0.7 diameters]")
 @click.option("--border", default=None, type=click.FloatRange(min=0),
-              help="Picks keep this distance from the tomogram's faces, angstrom.  [default: half "
-              "a diameter]")
+              help="Picks keep this distance from the tomogram's faces, angstrom.  [default: a "
+              "quarter of a diameter]")
 @click.option("--max-picks", default=None, type=click.IntRange(min=1), help="Keep the best only.")
 @click.option("--tile", default=128, show_default=True, type=click.IntRange(min=16),
               help="Voxels of the tiles worked on at a time: bounds the memory.")

@@ -71,10 +71,12 @@ class Chance:
     sd: float  # s
     scale: float  # V sqrt(det L) (2 pi)^(-7 / 2)
     observed: FloatArray | None = None  # (M,) coefficients of a control, the highest first
+    ratio: float = 1.0  # maxima of the control for each of the template
 
     def moved(self, sd: float, scale: float) -> Chance:
         """Return the chance of a template whose s and sqrt(det L) are these times larger."""
-        return replace(self, sd=self.sd * sd, scale=self.scale * scale)
+        return replace(
+            self, sd=self.sd * sd, scale=self.scale * scale, ratio=self.ratio / scale)
 
     def expected(self, score: float) -> float:
         """Return how many maxima chance makes above a coefficient."""
@@ -94,7 +96,7 @@ class Chance:
                 lambda z: np.log(self.scale * max(float(_tail(np.array(z))), 1e-300)
                                  / false_positives), LOWEST, HIGHEST))
         by_formula = float(np.sqrt(-np.expm1(-((z * self.sd) ** 2))))
-        most = int(np.ceil(false_positives + 3.0 * np.sqrt(false_positives)))
+        most = int(np.ceil(self.ratio * (false_positives + 3.0 * np.sqrt(false_positives))))
         if self.observed is None or most >= len(self.observed):
             return by_formula
         return max(by_formula, float(np.nextafter(self.observed[most], 1.0)))
