@@ -4,6 +4,8 @@ BIN := $(VENV)/bin
 DEMO ?= faml_demo
 SIZE ?= standard
 PAPER ?= paper_experiments
+JOBS ?= 2
+PARALLEL := -n $(JOBS) --dist loadfile
 FAML_SHARED_DATA ?= ../shared/data
 # One thread in BLAS: the work is parallel over particles.
 export OPENBLAS_NUM_THREADS ?= 1
@@ -27,10 +29,10 @@ $(VENV)/.installed: setup.py pyproject.toml tools/bootstrap.sh $(wildcard cython
 install: $(VENV)/.installed
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PARALLEL)
 
 test-all: $(VENV)/.installed
-	$(BIN)/python -m pytest -q -m 'slow or not slow'
+	$(BIN)/python -m pytest -q -m 'slow or not slow' $(PARALLEL)
 
 demo: $(VENV)/.installed
 	$(BIN)/scipion-faml demo --size $(SIZE) --output $(DEMO)
