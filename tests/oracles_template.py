@@ -16,7 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from scipion_faml.geometry import RigidTransforms, rotation_angle_deg
+from scipion_faml.geometry import (
+    RigidTransforms,
+    euler_to_matrix,
+    random_rotations,
+    rotation_angle_deg,
+)
 from scipion_faml.picking.template.correlation import (
     Template,
     piece_margins,
@@ -24,6 +29,7 @@ from scipion_faml.picking.template.correlation import (
     prepare_template,
 )
 from scipion_faml.picking.template.filters import band_pass
+from scipion_faml.structures import load_structure
 from scipion_faml.volume import move_volume, squared_radius
 
 PEAK = Path("real_subtomograms") / "cryocat_peak"
@@ -166,3 +172,34 @@ def _filtered_subtomogram(data: Path) -> tuple[np.ndarray, np.ndarray]:
     even = 0.5 * (transfer + transfer[minus][:, minus][:, :, minus])
     return (filtered / filtered.std()).astype(np.float32), np.ascontiguousarray(
         even[:, :, : n // 2 + 1])
+
+
+# ----------------------------------------------------------------------------------- a small scene
+VOXEL, DIAMETER = 16.0, 195.0
+PLACES = np.array([[12, 14, 15], [20, 44, 18], [16, 20, 46], [22, 48, 50]])  # z, y, x
+
+
+def cut_wedge(values):
+    """Values without what tilts of +-60 deg do not measure."""
+    half = np.fft.rfftn(values)
+    kz, kx = np.fft.fftfreq(values.shape[0])[:, None, None], np.fft.rfftfreq(values.shape[2])
+    half *= np.abs(np.arctan2(kz, kx)) <= np.deg2rad(60.0)
+    return np.fft.irfftn(half, values.shape).astype(np.float32)
+
+
+def groel_map(n=20, voxel_size=VOXEL):
+    """A template."""
+    return load_structure("groel", n, voxel_size, 40.0).map
+
+
+def groel_scene():
+    """Four GroEL in noise with a missing wedge, and their rotations."""
+    groel, rng = groel_map(), np.random.default_rng(4)
+    values = np.zeros((36, 62, 64), dtype=np.float32)
+    rotation = euler_to_matrix(random_rotations(len(PLACES), rng))
+    for place, matrix in zip(PLACES, rotation, strict=True):
+        pose = RigidTransforms.from_rotation(matrix[None], np.zeros((1, 3)))
+        inside = tuple(slice(c - 10, c + 10) for c in place)
+        values[inside] += move_volume(groel, pose)
+    values /= groel.std()
+    return cut_wedge(values + 1.5 * rng.normal(size=values.shape)), rotation
