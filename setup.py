@@ -30,6 +30,7 @@ setup(
         "scipion_faml.evaluation",
         "scipion_faml.picking",
         "scipion_faml.picking.template",
+        "scipion_faml.plots",
         "scipion_faml.simulation",
         "scipion_faml.protocols",
         "scipion_faml.viewers",

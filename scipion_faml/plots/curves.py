@@ -1,0 +1,105 @@
+"""Curves: Fourier shell correlation, precision and recall."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from scipion_faml.plots.style import COLOURS, GREY, new_figure, tidy
+from scipion_faml.types import FloatArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+UNCORRECTED = "_uncorrected"  # curves of halves whose aligned noise is not taken out
+
+
+def fsc_curves(
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]], marks: Sequence[float] = (0.5, 0.143)
+) -> Figure:
+    """Return Fourier shell correlations {name: (frequency in 1/A, fsc)} with thresholds `marks`.
+
+    A curve called NAME_uncorrected is drawn like NAME, thin and dotted.
+    """
+    figure = new_figure(4.8, 3.2)
+    axes = figure.add_subplot()
+    colour_of: dict[str, str] = {}
+    for name, (frequency, value) in curves.items():
+        base = name.removesuffix(UNCORRECTED)
+        colour = colour_of.setdefault(base, COLOURS[len(colour_of) % len(COLOURS)])
+        label = name if base == name else f"{base}, uncorrected"
+        axes.plot(frequency, value, color=colour, label=label,
+                  linewidth=1.6 if base == name else 0.9, linestyle="-" if base == name else ":")
+    for mark in marks:
+        axes.axhline(mark, color=GREY, linewidth=0.8, linestyle="--")
+        axes.text(
+            1.0, mark, f" {mark:g}", transform=axes.get_yaxis_transform(), fontsize=7,
+            color=GREY, va="center",
+        )
+    axes.axhline(0.0, color="black", linewidth=0.6)
+    axes.set_xlim(0, None)
+    axes.set_ylim(min(-0.1, axes.get_ylim()[0]), 1.03)
+    tidy(axes, "spatial frequency (1/A)", "Fourier shell correlation")
+    axes.secondary_xaxis("top", functions=(_reciprocal, _reciprocal)).set_xlabel(
+        "resolution (A)", fontsize=8, color=GREY
+    )
+    _resolution_ticks(axes)
+    if curves:
+        axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _reciprocal(values: ArrayLike) -> FloatArray:
+    """1 / x with 0 -> a large number: resolution of a frequency and back."""
+    x = np.asarray(values, dtype=float)
+    return 1.0 / np.where(np.abs(x) < 1e-9, 1e-9, x)
+
+
+def _resolution_ticks(axes: Axes) -> None:
+    """Put round resolutions on the upper axis."""
+    highest = axes.get_xlim()[1]
+    round_angst = [1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 40, 60, 80, 100, 200]
+    ticks = [a for a in round_angst if 1.0 / a <= highest]
+    kept: list[int] = []
+    for tick in ticks:
+        if not kept or (1.0 / kept[-1] - 1.0 / tick) > 0.09 * highest:
+            kept.append(tick)
+    upper = axes.child_axes[0]
+    upper.set_xticks(kept, [str(t) for t in kept], fontsize=7, color=GREY)
+
+
+def precision_recall_curves(
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike, float]]
+) -> Figure:
+    """Return curves {name: (recall, precision, average precision)}; the first is drawn black.
+
+    A dot marks the best F1 of each, grey lines are lines of equal F1.
+    """
+    figure = new_figure(6.4 if len(curves) > 1 else 4.8, 3.8)
+    axes = figure.add_subplot()
+    for f1 in (0.2, 0.4, 0.6, 0.8):
+        along = np.linspace(f1 / (2.0 - f1), 1.0, 100)
+        axes.plot(along, f1 * along / (2.0 * along - f1), color=GREY, alpha=0.35, linewidth=0.7)
+        axes.text(1.005, f1 / (2.0 - f1), f"F1 {f1:g}", fontsize=6, color=GREY, va="center")
+    for k, (name, (recall, precision, average)) in enumerate(curves.items()):
+        r, p = np.asarray(recall, dtype=float), np.asarray(precision, dtype=float)
+        colour = "black" if k == 0 else COLOURS[(k - 1) % (len(COLOURS) - 1)]
+        style = "-" if k <= len(COLOURS) - 1 else "--"
+        # Steps whose area is the average precision: up to each recall at its precision.
+        axes.step([0.0, *r], [*p[:1], *p], style, where="pre", color=colour,
+                  linewidth=2.0 if k == 0 else 1.2, label=f"{name}  {average:.2f}",
+                  zorder=3 if k == 0 else 2)
+        if len(r):
+            best = int((r * p / np.maximum(r + p, 1e-12)).argmax())
+            axes.plot(r[best], p[best], "o", color=colour, markersize=4, zorder=4)
+    axes.set_xlim(0.0, 1.0)
+    axes.set_ylim(0.0, 1.02)
+    tidy(axes, "recall", "precision")
+    if curves:
+        figure.legend(fontsize=7, frameon=False, loc="outside right upper",
+                      title="average precision", title_fontsize=7)
+    return figure
