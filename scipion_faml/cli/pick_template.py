@@ -13,30 +13,14 @@ import pandas as pd
 
 from scipion_faml import datasets
 from scipion_faml.cli.averaging import symmetry_option
-from scipion_faml.cli.common import Run, common_options, run_once, seed_option, workers_option
-from scipion_faml.cli.picking import (
-    draw_picks,
-    mask_option,
-    open_mask,
-    picks_table,
-    tile_map_of,
-)
-from scipion_faml.cli.tomograms import (
-    FILE,
-    naming,
-    open_tomogram,
-    tilt_range,
-    tomo_name_option,
-    voxel_size_of,
-    voxel_size_option,
-    wedge_of,
-)
+from scipion_faml.cli.common import run_once, seed_option
+from scipion_faml.cli.picking import PickerArguments, picker_options, tile_map_of
+from scipion_faml.cli.tomograms import FILE, naming
 from scipion_faml.geometry import RigidTransforms, relion_angles_deg
 from scipion_faml.io import (
     VOXEL_SIZE_TOLERANCE,
     read_cube,
     replacing,
-    write_particles,
     write_volume,
 )
 from scipion_faml.picking.template.controls import CONTROLS
@@ -68,7 +52,6 @@ CTF_CORRECTIONS = ("phase-flip", "none")
 
 
 @click.command("pick-template")
-@click.argument("tomogram", metavar="TOMO", type=FILE)
 @click.option("--template", required=True, metavar="FILE|NAME",
               help="MRC map (a cube, for example a class average), PDB or mmCIF file, or a shipped "
               "bead model such as ribosome. Brought to the tomogram's voxel size.")
@@ -96,7 +79,6 @@ CTF_CORRECTIONS = ("phase-flip", "none")
 @click.option("--exhaustive", is_flag=True,
               help="Scan at --angular-step and full resolution; peaks only climb from there.")
 @click.option("--dark", is_flag=True, help="Particles are darker than their surroundings.")
-@mask_option
 @click.option("--threshold", default=None, type=click.FloatRange(min=-1, max=1),
               help="Lowest score kept, a correlation coefficient.  [default: from "
               "--false-positives]")
@@ -126,7 +108,6 @@ CTF_CORRECTIONS = ("phase-flip", "none")
 @click.option("--border", default=None, type=click.FloatRange(min=0),
               help="Picks keep this distance from the tomogram's faces, angstrom.  [default: a "
               "quarter of a diameter]")
-@click.option("--max-picks", default=None, type=click.IntRange(min=1), help="Keep the best only.")
 @click.option("--tile", default=128, show_default=True, type=click.IntRange(min=16),
               help="Voxels of the tiles worked on at a time: bounds the memory.")
 @click.option("--score-map", default=None, type=FILE,
@@ -135,26 +116,16 @@ CTF_CORRECTIONS = ("phase-flip", "none")
 @click.option("--angle-map", default=None, type=FILE,
               help="Write which rotation that score is of, from 1, to this MRC file, and the "
               "rotations beside it as CSV.")
-@click.option("--figure", default=None, type=FILE, help="Draw picks on a slab to this PNG file.")
-@tilt_range
-@tomo_name_option
-@voxel_size_option
-@click.option("--output", default=Path("picks.star"), show_default=True, type=FILE,
-              help="STAR file.")
 @seed_option
-@workers_option
-@common_options
+@picker_options
 def pick_template(
-    tomogram: Path, template: str, template_voxel_size: float | None, template_dark: bool,
-    template_mask: Path | None, symmetry: str, diameter: float | None, angular_step: float,
-    coarse_step: float, candidates: int | None, exhaustive: bool, dark: bool, mask: Path | None,
+    given: PickerArguments, template: str, template_voxel_size: float | None,
+    template_dark: bool, template_mask: Path | None, symmetry: str, diameter: float | None,
+    angular_step: float, coarse_step: float, candidates: int | None, exhaustive: bool, dark: bool,
     threshold: float | None, false_positives: float, control: str, low_pass: float | None,
     high_pass: float | None, whiten: bool, defocus: float | None, amplitude_contrast: float,
-    ctf_correction: str, min_distance: float | None, border: float | None, max_picks: int | None,
-    tile: int, score_map: Path | None, angle_map: Path | None, figure: Path | None,
-    tilt_min: float | None, tilt_max: float | None, tomo_name: str | None,
-    voxel_size: float | None, output: Path, seed: int, workers: int | None, as_json: bool,
-    overwrite: bool,
+    ctf_correction: str, min_distance: float | None, border: float | None, tile: int,
+    score_map: Path | None, angle_map: Path | None, seed: int,
 ) -> None:
     """Find a known structure, and how it is turned, by its correlation with the tomogram.
 
@@ -163,55 +134,50 @@ def pick_template(
     peaks, which fast rotational matching refines. Where nothing is found no file is written, and
     the result says so.
     """
-    wedge = wedge_of(tilt_min, tilt_max)
     config = TemplateConfig(
         diameter or 1.0, symmetry, angular_step, coarse_step, exhaustive, dark, low_pass,
-        high_pass, whiten, threshold, false_positives, control, candidates, max_picks=max_picks,
-        tile=tile, keeps_maps=score_map is not None or angle_map is not None, seed=seed,
+        high_pass, whiten, threshold, false_positives, control, candidates,
+        max_picks=given.max_picks, tile=tile,
+        keeps_maps=score_map is not None or angle_map is not None, seed=seed,
     )
-    name = tomo_name or tomogram.stem
     settings = {
         **dataclasses.asdict(config), "diameter_angst": diameter, "min_distance": min_distance,
-        "border": border, "voxel_size": voxel_size, "tomo_name": name, "tilt_min": tilt_min,
-        "tilt_max": tilt_max, "template": template, "template_voxel_size": template_voxel_size,
-        "template_dark": template_dark, "defocus": defocus, "figure": figure,
+        "border": border, "template": template, "template_voxel_size": template_voxel_size,
+        "template_dark": template_dark, "defocus": defocus,
         "amplitude_contrast": amplitude_contrast, "ctf_correction": ctf_correction,
         "score_map": score_map, "angle_map": angle_map,
     }
-    files = [Path(template) if _is_file(template) else None, template_mask, mask]
-    run = Run("pick-template", output, settings, [tomogram, *filter(None, files)], overwrite)
+    run = given.run(
+        "pick-template", settings, Path(template) if _is_file(template) else None, template_mask)
 
     def work() -> dict[str, Any]:
-        size = voxel_size_of(tomogram, voxel_size)
+        size = given.voxel_size_angst()
         model = _model(template, size, template_voxel_size, template_dark, template_mask, low_pass)
         if defocus is not None:
             microscope = Microscope(amplitude_contrast=amplitude_contrast, defocus_um=defocus)
             model = dataclasses.replace(
                 model, transfer=transfer_filter(microscope, size, ctf_correction == "phase-flip"))
         final = _with_lengths(config, diameter, min_distance, border, model, size)
-        if wedge is None:
+        if given.wedge is None:
             logger.warning(
                 "%s: no tilt range is given, and none missing is assumed: orientations and scores "
-                "suffer where that is wrong; give --tilt-min and --tilt-max", tomogram)
-        with open_tomogram(tomogram) as volume, open_mask(mask, volume.shape, tomogram) as where:
-            with naming(tomogram):
-                found = match_template(
-                    volume, size, model, wedge or NO_WEDGE, final, where, tile_map_of(workers))
-            if figure is not None:
-                draw_picks(figure, volume, found.picks, 0.5 * final.diameter_angst / size)
+                "suffer where that is wrong; give --tilt-min and --tilt-max", given.tomogram)
+        with given.opened() as (volume, where):
+            with naming(given.tomogram):
+                found = match_template(volume, size, model, given.wedge or NO_WEDGE, final, where,
+                                       tile_map_of(given.workers))
+            given.draw(volume, found.picks, 0.5 * final.diameter_angst / size)
             shape = volume.shape
         if found.maps is not None:
             _write_maps(found, found.maps, shape, size, score_map, angle_map)
-        output.unlink(missing_ok=True)
-        if len(found.picks):
-            write_particles(output, picks_table(found.picks, name, size, wedge))
-        else:
-            logger.warning(
-                "%s: nothing scores above %.3f: check --diameter, --dark and voxel sizes, or lower "
-                "--threshold; no file is written", tomogram, found.threshold)
-        return _pick_result(found, final, tomogram, output, score_map, angle_map)
+        given.write(
+            found.picks, size, f"nothing scores above {found.threshold:.3f}: check --diameter, "
+            "--dark and voxel sizes, or lower --threshold; no file is written")
+        own = _of_template(found, final)
+        return given.result(
+            found.picks, {**own, "score_map": score_map, "angle_map": angle_map})
 
-    run_once(run, work, as_json)
+    run_once(run, work, given.as_json)
 
 
 def _is_file(template: str) -> bool:
@@ -285,20 +251,13 @@ def _write_maps(
         table.to_csv(temporary, index=False, float_format="%.4f")
 
 
-def _pick_result(
-    found: TemplateResult, config: TemplateConfig, tomogram: Path, output: Path,
-    score_map: Path | None, angle_map: Path | None,
-) -> dict[str, Any]:
-    """What pick-template prints."""
-    scores = found.picks.score
+def _of_template(found: TemplateResult, config: TemplateConfig) -> dict[str, Any]:
+    """What pick-template prints besides what all pickers do."""
     return {
-        "n_picks": len(scores),
         "threshold": found.threshold,
         "threshold_from": found.threshold_from,
         "expected_false_positives": found.expected_false_positives,
         "chance_sd": found.chance_sd,
-        "score_max": float(scores.max()) if len(scores) else None,
-        "score_median": float(np.median(scores)) if len(scores) else None,
         "diameter_angst": config.diameter_angst,
         "n_rotations": len(found.rotations),
         "n_rotations_exhaustive": found.n_rotations_exhaustive,
@@ -306,8 +265,4 @@ def _pick_result(
         "n_candidates": found.n_candidates,
         "scan_binning": found.binning,
         "scan_low_pass_angst": found.low_pass_angst,
-        "tomogram": tomogram,
-        "picks": output if len(scores) else None,
-        "score_map": score_map,
-        "angle_map": angle_map,
     }

@@ -1,43 +1,32 @@
-"""The verbs train-detector and pick-detector. PyTorch is imported when they run."""
+"""The verb train-detector. PyTorch is imported when it runs."""
 
 from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import click
 import numpy as np
+import pandas as pd
 
 from scipion_faml import plots
 from scipion_faml.cli.common import (
     Run,
     common_options,
     n_workers,
-    progress,
     progress_callback,
     run_once,
     seed_option,
     workers_option,
 )
-from scipion_faml.cli.picking import draw_picks, mask_option, open_mask, picks_table
-from scipion_faml.cli.tomograms import (
-    FILE,
-    naming,
-    open_tomogram,
-    tilt_range,
-    tomo_name_option,
-    voxel_size_of,
-    voxel_size_option,
-    wedge_of,
-)
+from scipion_faml.cli.tomograms import FILE, open_tomogram, voxel_size_of, voxel_size_option
+from scipion_faml.cli.torch_modules import device_option, torch_module
 from scipion_faml.cli.truth import coordinate_voxel_size_angst, particle_centres_angst
-from scipion_faml.detector import NEEDS_TORCH
 from scipion_faml.detector.curves import training_curves
 from scipion_faml.detector.labels import (
     Classes,
@@ -47,35 +36,16 @@ from scipion_faml.detector.labels import (
     labelled,
     split,
 )
-from scipion_faml.detector.settings import (
-    ARCHITECTURES,
-    DetectorSettings,
-    TrainingSettings,
-)
-from scipion_faml.detector.view import is_same_size, view_of
-from scipion_faml.io import ParticleTable, read_particles, replacing, write_particles
-from scipion_faml.types import FloatArray
+from scipion_faml.detector.settings import ARCHITECTURES, DetectorSettings, TrainingSettings
+from scipion_faml.detector.view import is_same_size
+from scipion_faml.io import ParticleTable, read_particles, replacing
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_THRESHOLD = 0.5
 DIAMETER_COLUMN = "famlDiameter"  # angstrom
-device_option = click.option(
-    "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]),
-    help="auto: a GPU where there is one.")
 
 
-def _torch_module(name: str, workers: int | None) -> ModuleType:
-    """A module of the detector that needs PyTorch, which then uses so many threads."""
-    try:
-        import torch
-    except ImportError as error:
-        raise ValueError(NEEDS_TORCH) from error
-    torch.set_num_threads(n_workers(workers))
-    return importlib.import_module(f"scipion_faml.detector.{name}")
-
-
-# ---------------------------------------------------------------------------------------- train
 @click.command("train-detector")
 @click.argument("tables", metavar="STAR...", nargs=-1, required=True, type=FILE)
 @click.option("--tomogram", "tomograms", multiple=True, metavar="[NAME=]FILE",
@@ -137,9 +107,9 @@ def train_detector(
     how = TrainingSettings(
         epochs=epochs, steps=steps, batch=batch, crop=crop, turns=quarter_turns, seed=seed,
         learning_rate=learning_rate or (1e-3 if architecture == "yolo" else 2e-3))
-    train = _torch_module("train", workers)
-    weights = _torch_module("weights", workers)
-    predict = _torch_module("predict", workers)
+    train = torch_module("train", workers)
+    weights = torch_module("weights", workers)
+    predict = torch_module("predict", workers)
     if start is not None and str(start) == "pretrained" and not start.is_file():
         start = weights.pretrained()
     found = _tomogram_files(tables, tomograms)
@@ -252,10 +222,9 @@ def _source(
         unit = 0.0  # a table without optics counts the tomogram's voxels
     size = voxel_size_of(path, voxel_size, unit or None)
     if not unit:
-        optics = np.array([size])
-        table = ParticleTable(
-            table.rows.drop(columns="rlnOpticsGroup", errors="ignore"),
-            _optics_of(optics), {}, table.path)
+        optics = pd.DataFrame({"rlnOpticsGroup": [1], "rlnImagePixelSize": [size]})
+        rows = table.rows.drop(columns="rlnOpticsGroup", errors="ignore")
+        table = ParticleTable(rows, optics, {}, table.path)
     elif not is_same_size(unit, size):
         logger.info("%s: coordinates count voxels of %g A, its voxels have %g A", name, unit, size)
     centres = particle_centres_angst(table)
@@ -274,12 +243,6 @@ def _source(
                  if DIAMETER_COLUMN in table.rows else None)
     volume = opened.enter_context(open_tomogram(path))
     return LabelSource(name, volume, size, centres, numbers, tuple(names), diameters)
-
-
-def _optics_of(size: FloatArray) -> Any:
-    import pandas as pd
-
-    return pd.DataFrame({"rlnOpticsGroup": [1], "rlnImagePixelSize": size})
 
 
 def _prepare(
@@ -347,119 +310,6 @@ def _epoch_line(epochs: int) -> Callable[[dict[str, float]], None]:
 
 
 def _draw_curves(folder: Path) -> None:
-    import pandas as pd
-
     figure = training_curves(pd.read_csv(folder / "history.csv"))
     with replacing(folder / "curves.png") as temporary:
         temporary.write_bytes(plots.png_bytes(figure))
-
-
-# ----------------------------------------------------------------------------------------- pick
-@click.command("pick-detector")
-@click.argument("tomogram", metavar="TOMO", type=FILE)
-@click.option("--weights", "weights_file", default=None, type=FILE,
-              help="weights.pt of train-detector.  [default: the shipped detector of any globular "
-              "particle]")
-@click.option("--threshold", default=None, type=click.FloatRange(0.0, 1.0),
-              help="Lowest score kept.  [default: those of the weights, for each class]")
-@click.option("--max-picks", default=None, type=click.IntRange(min=1), help="Keep the best only.")
-@mask_option
-@click.option("--min-distance", default=None, type=click.FloatRange(min=0, min_open=True),
-              help="Between picks, angstrom.  [default: half the class's diameter]")
-@click.option("--border", default=0.0, show_default=True, type=click.FloatRange(min=0),
-              help="Picks keep this distance from the tomogram's faces, angstrom.")
-@click.option("--dark/--bright", default=None,
-              help="Particles are darker, or brighter, than their surroundings.  [default: as in "
-              "training]")
-@click.option("--tile", default=None, type=click.IntRange(min=32),
-              help="Voxels of the tiles worked on at a time: bounds the memory.  [default: 208]")
-@click.option("--mirrors", default=1, show_default=True, type=click.IntRange(1, 8),
-              help="Look at so many mirror images of each tile and average what is seen: surer "
-              "names, for as many times the time.")
-@device_option
-@click.option("--figure", default=None, type=FILE, help="Draw picks on a slab to this PNG file.")
-@tilt_range
-@tomo_name_option
-@voxel_size_option
-@click.option("--output", default=Path("picks.star"), show_default=True, type=FILE,
-              help="STAR file.")
-@workers_option
-@common_options
-def pick_detector(
-    tomogram: Path, weights_file: Path | None, threshold: float | None, max_picks: int | None,
-    mask: Path | None, min_distance: float | None, border: float, dark: bool | None,
-    tile: int | None, mirrors: int, device: str, figure: Path | None, tilt_min: float | None,
-    tilt_max: float | None, tomo_name: str | None, voxel_size: float | None, output: Path,
-    workers: int | None, as_json: bool, overwrite: bool,
-) -> None:
-    """Find and name particles with a trained detector.
-
-    Writes positions (voxels from the first one) with famlScore, rlnClassNumber and famlModel, the
-    surest first. Where nothing is found no file is written, and the result says so.
-    """
-    wedge = wedge_of(tilt_min, tilt_max)
-    weights = _torch_module("weights", workers)
-    predict = _torch_module("predict", workers)
-    chosen = weights_file or weights.pretrained()
-    name = tomo_name or tomogram.stem
-    settings = {
-        "threshold": threshold, "max_picks": max_picks, "min_distance": min_distance,
-        "border": border, "dark": dark, "tile": tile, "mirrors": mirrors,
-        "figure": figure, "tilt_min": tilt_min,
-        "tilt_max": tilt_max, "tomo_name": name, "voxel_size": voxel_size, "weights": chosen,
-    }
-    inputs = [tomogram, chosen, *([mask] if mask else [])]
-    run = Run("pick-detector", output, settings, inputs, overwrite)
-
-    def work() -> dict[str, Any]:
-        where = predict.device_of(device)
-        detector = weights.load(chosen)
-        trained = detector.settings
-        size = voxel_size_of(tomogram, voxel_size)
-        if not is_same_size(size, trained.voxel_size_angst):
-            logger.warning("%s: its voxels of %g A are brought to the detector's %g A",
-                           tomogram, size, trained.voxel_size_angst)
-        with ExitStack() as opened:
-            volume = opened.enter_context(open_tomogram(tomogram))
-            region = opened.enter_context(open_mask(mask, volume.shape, tomogram))
-            with naming(tomogram):
-                view = view_of(volume, size, trained.voxel_size_angst,
-                               trained.is_dark if dark is None else dark)
-                found = predict.find(
-                    detector, view, where, region if view.scale == 1.0 else None, tile,
-                    None if min_distance is None else min_distance / trained.voxel_size_angst,
-                    _tiles_bar, mirrors)
-                picks = predict.picks_of(
-                    found, detector, view, threshold, border / size, max_picks, region)
-            if figure is not None:
-                radius = 0.5 * float(np.median(trained.diameters)) * view.scale
-                draw_picks(figure, volume, picks, radius)
-        output.unlink(missing_ok=True)
-        if len(picks):
-            names = dict(zip(trained.class_numbers, trained.class_names, strict=True))
-            table = picks_table(picks, name, size, wedge)
-            table = table.with_columns(
-                rlnClassNumber=picks.label, famlModel=[names[int(k)] for k in picks.label])
-            write_particles(output, table)
-        else:
-            logger.warning("%s: nothing scores enough: check --dark and the voxel size, or lower "
-                           "--threshold", tomogram)
-        counts = {n: int((picks.label == k).sum()) for k, n in
-                  zip(trained.class_numbers, trained.class_names, strict=True)}
-        return {
-            "n_picks": len(picks), "per_class": counts,
-            "score_max": float(picks.score.max()) if len(picks) else None,
-            "score_median": float(np.median(picks.score)) if len(picks) else None,
-            "n_candidates": len(found), "voxel_size_angst": size,
-            "detector_voxel_size_angst": trained.voxel_size_angst,
-            "diameters_angst": [d * trained.voxel_size_angst for d in trained.diameters],
-            "thresholds_from": trained.thresholds_from if threshold is None else "--threshold",
-            "device": str(where), "tomogram": tomogram, "weights": chosen,
-            "picks": output if len(picks) else None,
-        }
-
-    run_once(run, work, as_json)
-
-
-def _tiles_bar(groups: list[Any]) -> Iterable[Any]:
-    return progress(groups, len(groups), "tiles")
