@@ -11,7 +11,7 @@ FAML_SHARED_DATA ?= ../shared/data
 export OPENBLAS_NUM_THREADS ?= 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install test test-all demo gui lint bench paper clean
+.PHONY: help install test test-all demo gui lint docs bench paper clean
 
 help:
 	@echo 'make test       the fast tests (installs into .venv first)'
@@ -19,6 +19,7 @@ help:
 	@echo 'make demo       simulate, pick, extract, classify and evaluate in one Scipion project'
 	@echo 'make gui        open that project in the Scipion window'
 	@echo 'make lint       ruff and mypy'
+	@echo 'make docs       the documentation as a site, in docs/_build/html'
 	@echo 'make bench      time of the kernels and of one iteration'
 	@echo 'make paper      the experiments of the FAML paper (hours; finished ones are kept)'
 	@echo 'make clean      remove .venv and what was built'
@@ -44,6 +45,12 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Warnings are errors: a link that leads nowhere, a docstring that cannot be shown.
+docs: $(VENV)/.installed
+	@$(BIN)/python -c 'import sphinx, myst_parser, furo' 2>/dev/null || EXTRAS=docs tools/bootstrap.sh
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	@echo 'docs/_build/html/index.html'
+
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/iteration.py
 	$(BIN)/python benchmarks/enhanced_iteration.py
@@ -52,4 +59,4 @@ paper: $(VENV)/.installed
 	$(BIN)/python benchmarks/paper/run.py --jobs 2 --output $(PAPER) $(if $(wildcard $(FAML_SHARED_DATA)),--data $(FAML_SHARED_DATA))
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info cython_ext/*.c cython_ext/*.so .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) docs/_build docs/protocols docs/verbs build dist *.egg-info cython_ext/*.c cython_ext/*.so .pytest_cache .mypy_cache .ruff_cache
