@@ -8,14 +8,19 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import numpy as np
 
 from scipion_faml import __version__
+from scipion_faml.cli.invocation import invocation_of
 from scipion_faml.io import replacing
+
+if TYPE_CHECKING:
+    from scipion_faml.cli.reporting import RunReport
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,13 +56,17 @@ def _note_error(message: str) -> None:
 
 
 def common_options(function: F) -> F:
-    """Add --json, --overwrite and --verbose, which every verb has."""
+    """Add --json, --overwrite, --no-report and --verbose, which every verb has."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
         click.option("--overwrite", is_flag=True, help="Replace a finished run in the output."),
         click.option(
             "--verbose", is_flag=True, callback=_set_up_logging, expose_value=False,
             help="Log every detail to stderr.",
+        ),
+        click.option(
+            "--no-report", is_flag=True, callback=_note_report, expose_value=False,
+            envvar="FAML_NO_REPORT", help="Leave no report.html beside the results.",
         ),
     ):
         function = option(function)
@@ -71,6 +80,13 @@ def _set_up_logging(_context: click.Context, _option: click.Parameter, verbose: 
     )
     for noisy in ("matplotlib", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _note_report(
+    context: click.Context, _option: click.Parameter, is_unwanted: bool
+) -> None:
+    """Begin the record of this call, which collects its warnings."""
+    invocation_of(context).is_report_wanted = not is_unwanted
 
 
 seed_option = click.option("--seed", default=0, show_default=True, help="Seed of every draw.")
@@ -156,6 +172,11 @@ def file_stamp(path: Path | str) -> str:
     return digest.hexdigest()[:16]
 
 
+def report_beside(path: Path) -> Path:
+    """Return the file of the report of a result that is a single file."""
+    return path.with_suffix(".report.html")
+
+
 class Run:
     """One run of a verb with its output folder or file, and the record that makes it repeatable.
 
@@ -167,6 +188,7 @@ class Run:
     def __init__(self, verb: str, output: Path | str, settings: dict[str, Any],
                  inputs: Iterable[Path | str] = (), overwrite: bool = False) -> None:
         self.output = Path(output)
+        self.verb = verb
         is_file = self.output.suffix in {".star", ".mrc", ".csv"}
         self.record = (
             self.output.with_suffix(self.output.suffix + ".json")
@@ -207,6 +229,15 @@ class Run:
         same = record.get("settings") == self.settings and "result" in record
         return dict(record["result"]) if same else None
 
+    @cached_property
+    def report(self) -> RunReport:
+        """The report of this run: report.html in the output folder, NAME.report.html by a file."""
+        from scipion_faml.cli.reporting import RunReport
+
+        is_folder = self.record.parent == self.output
+        path = self.output / "report.html" if is_folder else report_beside(self.output)
+        return RunReport(path, self.verb, self.output, self.settings["inputs"])
+
     def remove_if_empty(self) -> None:
         """Remove the output folder when nothing was written into it: a mistake leaves no trace."""
         if self.output.is_dir() and not any(self.output.iterdir()):
@@ -232,7 +263,10 @@ def run_once(run: Run, work: Callable[[], dict[str, Any]], as_json: bool) -> Non
         click.echo(f"{run.output} holds this run, finished: nothing to do", err=True)
     else:
         try:
-            result = run.finish(work())
+            run.report.clear()
+            result = plain(work())
+            run.report.complete(result)
+            run.finish(result)
         finally:
             run.remove_if_empty()
     show(result, as_json)
