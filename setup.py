@@ -32,6 +32,8 @@ setup(
         "scipion_faml.picking.template",
         "scipion_faml.plots",
         "scipion_faml.simulation",
+        "scipion_faml.template_matching",
+        "scipion_faml.wizards",
         "scipion_faml.protocols",
         "scipion_faml.viewers",
         "scipion_faml.cython_ext",
