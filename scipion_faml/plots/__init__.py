@@ -6,9 +6,16 @@ on use.
 """
 
 from scipion_faml.plots.curves import UNCORRECTED, fsc_curves, precision_recall_curves
-from scipion_faml.plots.directions import orientations
+from scipion_faml.plots.directions import (
+    AXIS,
+    BEAM,
+    class_orientations,
+    orientation_maps,
+    orientations,
+)
 from scipion_faml.plots.judged import confusion, pose_errors
-from scipion_faml.plots.runs import class_sizes, convergence
+from scipion_faml.plots.overview import RunState, findings, run_overview
+from scipion_faml.plots.runs import class_sizes, convergence, sizes_and_posteriors
 from scipion_faml.plots.slices import (
     VERDICT_COLOURS,
     classes_on_slice,
@@ -18,36 +25,58 @@ from scipion_faml.plots.slices import (
 )
 from scipion_faml.plots.style import CLASS_COLOURS, COLOURS, GREY, png_bytes
 from scipion_faml.plots.volumes import (
+    Mesh,
     central_slices,
     class_gallery,
     contour_level,
+    grey_limits,
+    light_surface,
     projections,
     shaded_surface,
+    slice_of,
+    surface_mesh,
     surface_view,
+    turnable_surface,
+    volume_slice,
 )
 
 __all__ = [
+    "AXIS",
+    "BEAM",
     "CLASS_COLOURS",
     "COLOURS",
     "GREY",
     "UNCORRECTED",
     "VERDICT_COLOURS",
+    "Mesh",
+    "RunState",
     "central_slices",
     "class_gallery",
+    "class_orientations",
     "class_sizes",
     "classes_on_slice",
     "confusion",
     "contour_level",
     "convergence",
+    "findings",
     "fsc_curves",
+    "grey_limits",
+    "light_surface",
+    "orientation_maps",
     "orientations",
     "picks_on_slice",
     "png_bytes",
     "pose_errors",
     "precision_recall_curves",
     "projections",
+    "run_overview",
     "shaded_surface",
+    "sizes_and_posteriors",
     "slab",
+    "slice_of",
+    "surface_mesh",
     "surface_view",
+    "turnable_surface",
     "verdicts_near_slice",
+    "volume_slice",
 ]

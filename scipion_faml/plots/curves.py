@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 UNCORRECTED = "_uncorrected"  # curves of halves whose aligned noise is not taken out
+# How curves are drawn that belong to another one.
+RELATED = {UNCORRECTED: ":", "_unmasked": "-.", "_randomised": "--", "_masked": ":"}
+MAX_LEGEND = 16  # curves
 
 
 def fsc_curves(
@@ -23,17 +26,43 @@ def fsc_curves(
 ) -> Figure:
     """Return Fourier shell correlations {name: (frequency in 1/A, fsc)} with thresholds `marks`.
 
-    A curve called NAME_uncorrected is drawn like NAME, thin and dotted.
+    Curves called NAME_uncorrected, NAME_unmasked, NAME_randomised belong to NAME: they have its
+    colour, thin and dotted, dash-dotted or dashed.
     """
-    figure = new_figure(4.8, 3.2)
-    axes = figure.add_subplot()
+    figure = new_figure(5.6, 3.6)
+    draw_fsc(figure.add_subplot(), curves, marks)
+    return figure
+
+
+def _kind(name: str) -> tuple[str, str]:
+    """The curve that a curve belongs to, and the suffix that says what it is of it."""
+    for suffix in RELATED:
+        if name.endswith(suffix):
+            return name.removesuffix(suffix), suffix
+    return name, ""
+
+
+def _in_words(name: str) -> str:
+    """A curve's name for a reader: class_001 is class 1."""
+    base, suffix = _kind(name)
+    number = base.removeprefix("class_")
+    words = f"class {int(number)}" if base != number and number.isdigit() else base
+    return f"{words}, {suffix[1:].replace('_', ' ')}" if suffix else words
+
+
+def draw_fsc(
+    axes: Axes, curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    marks: Sequence[float] = (0.5, 0.143), small: bool = False,
+) -> None:
+    """Draw Fourier shell correlations into axes; `small` leaves out what is not needed."""
     colour_of: dict[str, str] = {}
     for name, (frequency, value) in curves.items():
-        base = name.removesuffix(UNCORRECTED)
+        base, suffix = _kind(name)
+        if small and suffix:
+            continue
         colour = colour_of.setdefault(base, COLOURS[len(colour_of) % len(COLOURS)])
-        label = name if base == name else f"{base}, uncorrected"
-        axes.plot(frequency, value, color=colour, label=label,
-                  linewidth=1.6 if base == name else 0.9, linestyle="-" if base == name else ":")
+        axes.plot(frequency, value, color=colour, label=_in_words(name),
+                  linewidth=0.9 if suffix else 1.6, linestyle=RELATED.get(suffix, "-"))
     for mark in marks:
         axes.axhline(mark, color=GREY, linewidth=0.8, linestyle="--")
         axes.text(
@@ -43,14 +72,13 @@ def fsc_curves(
     axes.axhline(0.0, color="black", linewidth=0.6)
     axes.set_xlim(0, None)
     axes.set_ylim(min(-0.1, axes.get_ylim()[0]), 1.03)
-    tidy(axes, "spatial frequency (1/A)", "Fourier shell correlation")
-    axes.secondary_xaxis("top", functions=(_reciprocal, _reciprocal)).set_xlabel(
-        "resolution (A)", fontsize=8, color=GREY
-    )
+    tidy(axes, "spatial frequency (1/Å)", "FSC" if small else "Fourier shell correlation")
+    upper = axes.secondary_xaxis("top", functions=(_reciprocal, _reciprocal))
+    upper.set_xlabel("FSC of the halves: resolution (Å)" if small else "resolution (Å)",
+                     fontsize=8, color=GREY)
     _resolution_ticks(axes)
-    if curves:
-        axes.legend(fontsize=8, frameon=False)
-    return figure
+    if 0 < len(axes.get_legend_handles_labels()[0]) <= MAX_LEGEND:
+        axes.legend(fontsize=7 if small else 8, frameon=False, loc="lower left")
 
 
 def _reciprocal(values: ArrayLike) -> FloatArray:

@@ -66,8 +66,6 @@ def findings(state: RunState) -> list[Finding]:
         said.append((GOOD if sure >= 0.5 else DOUBT,
                      f"{sure:.0%} of the particles have a pose and class without much doubt "
                      f"(posterior {SURE:g} and more)."))
-    if state.rotation is not None and len(state.rotation):
-        said.append((PLAIN, f"{len(state.rotation)} particles."))
     return said
 
 
@@ -77,13 +75,14 @@ def _progress(state: RunState) -> list[Finding]:
         return []
     done = int(_last(state.history, "iteration") or len(state.history))
     change = _last(state.history, "pose_change_deg")
-    moved = f"; poses still move by {change:.2g}° (median)" if change is not None else ""
+    moved = f"; poses moved by {change:.2g}° (median) in the last" if change is not None else ""
+    times = f"{done} iteration" + ("s" if done > 1 else "")
     if state.result.get("converged"):
-        return [(GOOD, f"Converged after {done} iterations{moved}.")]
+        return [(GOOD, f"Converged after {times}{moved}.")]
     if change is not None and change > STILL_DEG:
-        return [(DOUBT, f"{done} iterations{moved}: give it more.")]
-    return [(PLAIN, f"{done} iterations so far{moved}." if not state.result
-             else f"{done} iterations{moved}.")]
+        more = ": give it more" if state.result else ""
+        return [(DOUBT, f"{times}{moved}{more}.")]
+    return [(PLAIN, f"{times}{moved}." if state.result else f"{times} so far{moved}.")]
 
 
 def _sizes_in_words(counts: FloatArray) -> Finding:
@@ -126,23 +125,29 @@ def run_overview(state: RunState, title: str = "") -> Figure:
 
 
 def _draw_averages(figure: Any, state: RunState, shown: int) -> None:
-    """A surface and a slice of each class, the first classes of many."""
-    grid = figure.subplots(2, max(shown, 4), squeeze=False)
-    counts = np.asarray(state.counts, dtype=float)
+    """A row of one or two classes each: surface and slices; of more: a column of both each."""
+    in_rows = shown <= 2
+    grid = figure.subplots(*((shown, 4) if in_rows else (2, max(shown, 4))), squeeze=False)
     for axes in grid.ravel():
         axes.set_axis_off()
     for k in range(shown):
-        volume = state.averages[k]
-        surface = shaded_surface(volume, size=SMALL_SURFACE)
-        show_picture(grid[0, k], surface, (0.0, 1.0), SURFACE_COLOURS)
-        middle = central_slices(volume)[0]
-        low, high = np.quantile(middle, [0.005, 0.998])
-        show_picture(grid[1, k], middle, (float(low), float(high)))
-        label = f"class {k + 1}: {counts[k]:g}" if len(state.averages) > 1 else "average"
-        grid[0, k].set_title(label, fontsize=9)
+        cells = list(grid[k]) if in_rows else list(grid[:, k])
+        surface = shaded_surface(state.averages[k], size=SMALL_SURFACE)
+        show_picture(cells[0], surface, (0.0, 1.0), SURFACE_COLOURS)
+        pictures = central_slices(state.averages[k])[: len(cells) - 1]
+        low, high = np.quantile(np.concatenate([p.ravel() for p in pictures]), [0.005, 0.998])
+        for axes, picture in zip(cells[1:], pictures, strict=True):
+            show_picture(axes, picture, (float(low), float(high)))
+        cells[0].set_title(_class_title(state, k), fontsize=9)
     if shown < len(state.averages):
         figure.suptitle(f"the first {shown} of {len(state.averages)} classes", fontsize=8,
                         color=GREY)
+
+
+def _class_title(state: RunState, k: int) -> str:
+    """A class and its size."""
+    count = f"{np.asarray(state.counts, dtype=float)[k]:g}"
+    return f"class {k + 1}: {count}" if len(state.averages) > 1 else f"average of {count}"
 
 
 def write_findings(axes: Axes, said: Sequence[Finding]) -> None:
@@ -150,13 +155,13 @@ def write_findings(axes: Axes, said: Sequence[Finding]) -> None:
     axes.set_axis_off()
     axes.set(xlim=(0, 1), ylim=(0, 1))
     lines = [(kind, textwrap.wrap(text, LINE)) for kind, text in said]
-    step = min(0.085, 0.96 / max(sum(len(wrapped) + 0.4 for _, wrapped in lines), 1))
+    step = min(0.055, 0.96 / max(sum(len(wrapped) + 0.6 for _, wrapped in lines), 1))
     height = 0.98
     for kind, wrapped in lines:
         mark, colour = MARKS[kind]
         axes.text(0.0, height, mark, fontsize=11, color=colour, va="top", weight="bold")
         axes.text(0.05, height, "\n".join(wrapped), fontsize=9, va="top", linespacing=1.15)
-        height -= step * (len(wrapped) + 0.4)
+        height -= step * (len(wrapped) + 0.6)
 
 
 def _panels(state: RunState) -> list[tuple[str | None, Any]]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from scipion_faml.types import FloatArray
 
 if TYPE_CHECKING:
@@ -35,9 +33,12 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
-def grid_of(figure: Figure, n_rows: int, n_columns: int) -> list[list[Axes]]:
+def grid_of(
+    figure: Figure, n_rows: int, n_columns: int, projection: str | None = None
+) -> list[list[Axes]]:
     """Axes in rows and columns."""
-    return [list(row) for row in np.atleast_2d(figure.subplots(n_rows, n_columns, squeeze=False))]
+    return [list(row) for row in figure.subplots(
+        n_rows, n_columns, squeeze=False, subplot_kw={"projection": projection})]
 
 
 def tidy(axes: Axes, x_label: str, y_label: str, title: str = "") -> None:

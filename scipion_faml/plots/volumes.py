@@ -1,8 +1,13 @@
-"""Pictures of volumes: slices, projections, surfaces."""
+"""Pictures of volumes: slices, projections, surfaces.
+
+Still pictures of surfaces are cast by rays (`shaded_surface`); `surface_mesh` gives triangles for
+windows in which a surface is turned.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +15,7 @@ from scipy import ndimage
 
 from scipion_faml.geometry import euler_to_matrix
 from scipion_faml.plots.style import GREY, grid_of, new_figure, show_picture
-from scipion_faml.types import FloatArray
+from scipion_faml.types import FloatArray, IntArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +24,10 @@ if TYPE_CHECKING:
 AXIS_NAMES = ("z", "y", "x")
 VIEW_EULER_DEG = (0.0, 55.0, 30.0)  # oblique, so that no symmetry axis points at the reader
 MAX_GALLERY_ROWS = 24
+SMALL_SURFACE = 112  # pixels across
+SURFACE_COLOURS = "bone"
+SMALL_BOX, FINER = 48, 2  # voxels of a box that is sampled more finely, and how much
+MAX_FACES = 25_000  # more triangles turn too slowly in matplotlib
 
 
 def central_slices(volume: FloatArray) -> list[FloatArray]:
@@ -53,8 +62,7 @@ def shaded_surface(
     inverse = euler_to_matrix(np.deg2rad(np.array(euler_zyz_deg))).T[::-1, ::-1] / scale
     centre_in = np.array([n // 2 for n in volume.shape], dtype=float)
     offset = centre_in - inverse @ np.full(3, size // 2, dtype=float)
-    # A smoothed density has a smooth slope; half a voxel hides the lattice, not the structure.
-    smooth = ndimage.gaussian_filter(np.asarray(volume, dtype=np.float32), 0.5)
+    smooth = _smoothed(volume)  # a smoothed density has a smooth slope
     low = float(np.median(smooth))
     turned = ndimage.affine_transform(
         smooth, inverse, offset, output_shape=(size,) * 3, order=1, cval=low
@@ -91,6 +99,7 @@ def class_gallery(
     titles: Sequence[str] | None = None,
     voxel_size_angst: float | None = None,
     with_surface: bool = True,
+    level: float | None = None,
 ) -> Figure:
     """Return a row for each class: central slices and projections along z, y, x, and a surface.
 
@@ -101,6 +110,8 @@ def class_gallery(
     titles : K texts, for example "class 1: 40 particles".
     voxel_size_angst : float
         Draws a scale bar when given and positive.
+    level : float
+        Density of the surfaces; by default each class has the one `contour_level` says.
     """
     stack = np.asarray(averages, dtype=np.float32)
     stack = stack[None] if stack.ndim == 3 else stack
@@ -112,7 +123,7 @@ def class_gallery(
     figure = new_figure(1.45 * len(columns) + 0.4, 1.45 * shown + 0.4)
     grid = grid_of(figure, shown, len(columns))
     for row, volume, name in zip(grid, stack, names, strict=False):
-        _gallery_row(row, volume, with_surface)
+        _gallery_row(row, volume, with_surface, level)
         row[0].set_ylabel(name.replace(": ", "\n"), fontsize=9)
     for axes, column in zip(grid[0], columns, strict=True):
         axes.set_title(column, fontsize=9, color=GREY)
@@ -123,7 +134,9 @@ def class_gallery(
     return figure
 
 
-def _gallery_row(row: Sequence[Axes], volume: FloatArray, with_surface: bool) -> None:
+def _gallery_row(
+    row: Sequence[Axes], volume: FloatArray, with_surface: bool, level: float | None
+) -> None:
     """Draw one class: slices share their grey scale, so do projections."""
     for start, pictures in ((0, central_slices(volume)), (3, projections(volume))):
         values = np.concatenate([p.ravel() for p in pictures])
@@ -131,10 +144,11 @@ def _gallery_row(row: Sequence[Axes], volume: FloatArray, with_surface: bool) ->
         for axes, picture in zip(row[start : start + 3], pictures, strict=True):
             show_picture(axes, picture, (float(low), float(high)))
     if with_surface:
-        show_picture(row[6], shaded_surface(volume, size=112), (0.0, 1.0), "bone")
+        picture = shaded_surface(volume, level, size=SMALL_SURFACE)
+        show_picture(row[6], picture, (0.0, 1.0), SURFACE_COLOURS)
 
 
-def _scale_bar(axes: Axes, n: int, voxel_size_angst: float) -> None:
+def _scale_bar(axes: Axes, n: int, voxel_size_angst: float, fontsize: int = 6) -> None:
     """Draw a bar of a round length, about a quarter of the box."""
     target = 0.3 * n * voxel_size_angst
     power = 10.0 ** np.floor(np.log10(target))
@@ -142,7 +156,8 @@ def _scale_bar(axes: Axes, n: int, voxel_size_angst: float) -> None:
     right, height = 0.93 * n, 0.07 * n
     axes.plot([right - length / voxel_size_angst, right], [height] * 2, color="white", linewidth=2)
     axes.text(
-        right, height + 0.03 * n, f"{length / 10:g} nm", color="white", fontsize=6, ha="right"
+        right, height + 0.03 * n, f"{length / 10:g} nm", color="white", fontsize=fontsize,
+        ha="right",
     )
 
 
@@ -158,8 +173,129 @@ def surface_view(volume: FloatArray, level: float | None = None, title: str = ""
     grid = grid_of(figure, 1, len(views))[0]
     for axes, (name, angles) in zip(grid, views.items(), strict=True):
         picture = shaded_surface(volume, level, angles)
-        show_picture(axes, picture, (0.0, 1.0), "bone")
+        show_picture(axes, picture, (0.0, 1.0), SURFACE_COLOURS)
         axes.set_title(name, fontsize=9, color=GREY)
     if title:
         figure.suptitle(title, fontsize=10)
     return figure
+
+
+# --------------------------------------------------------------------------- surfaces to be turned
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """Triangles of a surface; positions are voxels from the box centre, x y z."""
+
+    vertices: FloatArray  # (V, 3)
+    faces: IntArray  # (F, 3) rows of `vertices`
+    normals: FloatArray  # (F, 3) unit vectors out of the density
+
+
+def surface_mesh(volume: FloatArray, level: float | None = None) -> Mesh:
+    """Return the surface volume = level by marching cubes; no triangles where it is not reached.
+
+    A small box is sampled twice as finely, a large one more coarsely: triangles are few enough to
+    be turned by hand.
+    """
+    from skimage import measure
+
+    marching_cubes: Any = measure.marching_cubes  # has no types
+
+    fine = FINER if max(volume.shape) <= SMALL_BOX else 1
+    smooth = ndimage.zoom(_smoothed(volume), fine, order=3, grid_mode=True, mode="nearest")
+    threshold = contour_level(volume) if level is None else level
+    if not smooth.min() < threshold < smooth.max():
+        return Mesh(np.zeros((0, 3)), np.zeros((0, 3), dtype=int), np.zeros((0, 3)))
+    for step in range(1, 9):
+        corners, faces, *_ = marching_cubes(smooth, threshold, step_size=step)
+        if len(faces) <= MAX_FACES:
+            break
+    # Voxel i of a finer grid lies at (i + 1/2) / fine - 1/2 of the volume's.
+    corners = (corners + 0.5) / fine - 0.5
+    vertices = (corners - np.array(volume.shape) // 2)[:, ::-1]
+    middle = corners[faces].mean(axis=1)
+    # The slope of the density turns more smoothly than the triangles do.
+    slope = np.stack([ndimage.map_coordinates(along, middle.T, order=1, mode="nearest")
+                      for along in np.gradient(_smoothed(volume))], axis=1)[:, ::-1]
+    normals = -slope / (np.linalg.norm(slope, axis=1, keepdims=True) + 1e-12)
+    return Mesh(vertices, faces, normals)
+
+
+def _smoothed(volume: FloatArray) -> FloatArray:
+    """Half a voxel hides the lattice, not the structure."""
+    smooth: FloatArray = ndimage.gaussian_filter(np.asarray(volume, dtype=np.float32), 0.5)
+    return smooth
+
+
+def turnable_surface(mesh: Mesh, n: int) -> tuple[Figure, Any]:
+    """Return a figure with a mesh in a box of n voxels, to be turned, and the drawn triangles.
+
+    Call `light_surface` whenever it was turned.
+    """
+    from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+
+    figure = new_figure(6.0, 6.0)
+    axes: Any = figure.add_subplot(projection="3d")
+    triangles = Poly3DCollection(mesh.vertices[mesh.faces] if len(mesh.faces) else [],
+                                 linewidths=0.2)
+    axes.add_collection3d(triangles)
+    reach = 0.8 * n / 2
+    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), zlim=(-reach, reach))
+    axes.set_box_aspect((1, 1, 1), zoom=1.45)
+    axes.set_proj_type("ortho")
+    axes.set_axis_off()
+    axes.view_init(elev=30.0, azim=-50.0)
+    light_surface(axes, triangles, mesh)
+    return figure, triangles
+
+
+def light_surface(axes: Any, triangles: Any, mesh: Mesh) -> None:
+    """Light a mesh from the reader's upper left, as the axes are turned now."""
+    from matplotlib import colormaps
+
+    if not len(mesh.faces):
+        return
+    azimuth, elevation = np.deg2rad([axes.azim, axes.elev])
+    towards = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth),
+                        np.sin(elevation)])
+    right = np.array([-np.sin(azimuth), np.cos(azimuth), 0.0])
+    light = 0.75 * towards - 0.45 * right + 0.48 * np.cross(towards, right)
+    diffuse = np.clip(mesh.normals @ light, 0.0, 1.0)
+    nearness = mesh.vertices[mesh.faces].mean(axis=1) @ towards
+    nearness = (nearness - nearness.min()) / max(np.ptp(nearness), 1e-6)
+    colours = colormaps[SURFACE_COLOURS](0.18 + 0.60 * diffuse + 0.22 * nearness)
+    triangles.set_facecolor(colours)
+    triangles.set_edgecolor(colours)  # hides the seams between triangles
+
+
+# ------------------------------------------------------------------------------------ one slice
+def slice_of(volume: FloatArray, axis: int, index: int) -> FloatArray:
+    """Return slice `index` across an axis (0: z, 1: y, 2: x)."""
+    picture: FloatArray = np.take(volume, index, axis=axis)
+    return picture
+
+
+def volume_slice(
+    volume: FloatArray, axis: int, index: int, contrast: float = 4.0, title: str = "",
+    voxel_size_angst: float | None = None,
+) -> Figure:
+    """Return one slice across an axis; black and white lie `contrast` s.d. from the mean.
+
+    Mean and s.d. are the whole volume's, so that slices can be compared.
+    """
+    rows, columns = [n for k, n in enumerate(volume.shape) if k != axis]
+    figure = new_figure(6.0, min(6.0 * rows / columns, 8.0) + 0.3)
+    axes = figure.add_subplot()
+    show_picture(axes, slice_of(volume, axis, index), grey_limits(volume, contrast))
+    across, up = [name for k, name in enumerate(AXIS_NAMES) if k != axis][::-1]
+    axes.set_xlabel(f"{across} (voxels)", fontsize=8, color=GREY)
+    axes.set_ylabel(f"{up} (voxels)", fontsize=8, color=GREY)
+    axes.set_title(title, fontsize=10)
+    if voxel_size_angst:
+        _scale_bar(axes, columns, voxel_size_angst, 9)
+    return figure
+
+
+def grey_limits(volume: FloatArray, contrast: float) -> tuple[float, float]:
+    """Return the densities that are drawn black and white: `contrast` s.d. about the mean."""
+    mean, spread = float(volume.mean()), float(volume.std())
+    return mean - contrast * spread, mean + contrast * spread
