@@ -13,7 +13,7 @@ import numpy as np
 
 from scipion_faml.fourier import resample
 from scipion_faml.types import BoolArray, FloatArray, IntArray
-from scipion_faml.volume import squared_radius
+from scipion_faml.volume import overlap, squared_radius
 
 NORMALISATIONS = ("box", "shell", "none")
 
@@ -81,18 +81,15 @@ def cut_box(tomogram: FloatArray, centre_xyz: IntArray, box: int) -> FloatArray:
     Only the region is read from a memory map. What lies outside the tomogram is filled with the
     mean of what lies inside.
     """
-    start = centre_xyz[::-1] - box // 2
-    low = np.maximum(start, 0)
-    high = np.minimum(start + box, tomogram.shape)
-    if (high <= low).any():
+    shape = (box,) * 3
+    inside, part = overlap(centre_xyz[::-1] - box // 2, shape, tomogram.shape)
+    found = np.asarray(tomogram[inside], dtype=np.float32)
+    if found.size == 0:
         raise ValueError("the box lies outside the tomogram")
-    part = np.asarray(tomogram[tuple(slice(a, b) for a, b in zip(low, high, strict=True))],
-                      dtype=np.float32)
-    if part.shape == (box,) * 3:
-        return part
-    target = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))
-    values = np.full((box,) * 3, part.mean(dtype=np.float64), dtype=np.float32)
-    values[target] = part
+    if found.shape == shape:
+        return found
+    values = np.full(shape, found.mean(dtype=np.float64), dtype=np.float32)
+    values[part] = found
     return values
 
 

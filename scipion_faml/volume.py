@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
 from scipy import ndimage
 
 from scipion_faml.geometry import RigidTransforms
-from scipion_faml.types import FloatArray
+from scipion_faml.types import FloatArray, IntArray
 
 
 def check_volume(volume: FloatArray, name: str) -> FloatArray:
@@ -86,14 +86,26 @@ def move_volume(volume: FloatArray, transforms: RigidTransforms, order: int = 3)
 def crop_or_pad(volume: FloatArray, shape: tuple[int, int, int], fill: float = 0.0) -> FloatArray:
     """Return `volume` in a box of `shape`, centre on centre (voxel n // 2 of every axis)."""
     out = np.full(shape, fill, dtype=volume.dtype)
-    source, target = [], []
-    for old, new in zip(volume.shape, shape, strict=True):
-        start = old // 2 - new // 2
-        low, high = max(start, 0), min(start + new, old)
-        source.append(slice(low, high))
-        target.append(slice(low - start, high - start))
-    out[tuple(target)] = volume[tuple(source)]
+    start = [old // 2 - new // 2 for old, new in zip(volume.shape, shape, strict=True)]
+    inside, part = overlap(start, shape, volume.shape)
+    out[part] = volume[inside]
     return out
+
+
+def overlap(
+    start: Sequence[int] | IntArray, shape: Sequence[int], whole_shape: Sequence[int]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Return where a box of `shape` from voxel `start` on lies in a whole array.
+
+    Slices of the whole, and those of the box that they fill; empty where both do not meet.
+    """
+    inside, part = [], []
+    for first, size, limit in zip(start, shape, whole_shape, strict=True):
+        low, high = max(int(first), 0), min(int(first) + int(size), limit)
+        high = max(low, high)
+        inside.append(slice(low, high))
+        part.append(slice(low - int(first), high - int(first)))
+    return tuple(inside), tuple(part)
 
 
 def iter_tiles(

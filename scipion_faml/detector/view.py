@@ -13,6 +13,7 @@ import numpy as np
 from scipion_faml.picking.peaks import robust_spread
 from scipion_faml.picking.tiles import Binned
 from scipion_faml.types import FloatArray
+from scipion_faml.volume import overlap
 
 CLIP = 6.0  # s.d.: gold beads and dust must not outshine the particles
 SAME_SIZE = 0.03  # voxel sizes that differ by less are taken as they are
@@ -83,14 +84,11 @@ class TomogramView:
     def read(self, start: tuple[int, ...], size: tuple[int, ...]) -> FloatArray:
         """Return a block (z, y, x) of `size` from `start`; outside the tomogram it is 0."""
         block = np.zeros(size, dtype=np.float32)
-        inner = [slice(max(s, 0), min(s + n, limit)) for s, n, limit in
-                 zip(start, size, self.shape, strict=True)]
-        if any(i.stop <= i.start for i in inner):
-            return block
-        values = (self.source[tuple(inner)] - np.float32(self.level)) * np.float32(
-            self.sign / self.spread)
-        where = tuple(slice(i.start - s, i.stop - s) for i, s in zip(inner, start, strict=True))
-        block[where] = np.clip(values, -CLIP, CLIP)
+        inside, part = overlap(start, size, self.shape)
+        if block[part].size:
+            values = (self.source[inside] - np.float32(self.level)) * np.float32(
+                self.sign / self.spread)
+            block[part] = np.clip(values, -CLIP, CLIP)
         return block
 
     def to_own(self, position_xyz: FloatArray) -> FloatArray:

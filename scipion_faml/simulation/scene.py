@@ -18,7 +18,7 @@ from scipion_faml.geometry import RigidTransforms, random_rotations
 from scipion_faml.simulation.density import Structure
 from scipion_faml.simulation.packing import Obstacles, place_spheres
 from scipion_faml.types import FloatArray, IntArray
-from scipion_faml.volume import crop_or_pad, squared_radius
+from scipion_faml.volume import crop_or_pad, overlap, squared_radius
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -130,9 +130,8 @@ def populate(
         level = label_level * float(structure.map.max())
         posed = _turner(structure, scene)
         for number, block in zip(numbers, ordered_map(posed, numbers, n_workers), strict=True):
-            whole, part = overlap(
-                np.rint(scene.position_xyz[number]).astype(int)[::-1], block.shape, density.shape
-            )
+            nearest = np.rint(scene.position_xyz[number]).astype(int)[::-1]
+            whole, part = overlap(nearest - structure.n // 2, block.shape, density.shape)
             density[whole] += block[part]
             there = labels[whole]
             there[(block[part] > level) & (there == 0)] = number + 1
@@ -162,16 +161,3 @@ def _turner(structure: Structure, scene: Scene) -> Callable[[int], FloatArray]:
         return turned
 
     return posed
-
-
-def overlap(
-    centre: IntArray, shape: tuple[int, ...], whole_shape: tuple[int, ...]
-) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Slices of an array, and of the box around `centre` in it, where both lie in the array."""
-    whole, part = [], []
-    for middle, size, limit in zip(centre, shape, whole_shape, strict=True):
-        start = int(middle) - size // 2
-        low, high = max(start, 0), min(start + size, limit)
-        whole.append(slice(low, max(low, high)))
-        part.append(slice(low - start, max(low, high) - start))
-    return tuple(whole), tuple(part)

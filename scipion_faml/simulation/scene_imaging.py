@@ -13,7 +13,7 @@ from scipy import fft
 
 from scipion_faml.geometry import RigidTransforms
 from scipion_faml.simulation.density import Structure
-from scipion_faml.simulation.scene import Scene, by_class, compact, ordered_map, overlap
+from scipion_faml.simulation.scene import Scene, by_class, compact, ordered_map
 from scipion_faml.simulation.tilt_series import (
     Microscope,
     Projector,
@@ -25,6 +25,7 @@ from scipion_faml.simulation.tilt_series import (
     tilt_rotations,
 )
 from scipion_faml.types import FloatArray, IntArray
+from scipion_faml.volume import overlap
 from scipion_faml.wedge import MissingWedge
 
 
@@ -89,8 +90,8 @@ def project_scene(
 
         for patch, pixel in ordered_map(patches, numbers, n_workers):
             for tilt in range(len(rotations)):
-                centre = pixel[tilt] + (height // 2, width // 2)
-                whole, part = overlap(centre, patch.shape[1:], (height, width))
+                start = pixel[tilt] + (height // 2, width // 2) - density.n // 2
+                whole, part = overlap(start, patch.shape[1:], (height, width))
                 images[tilt][whole] += patch[tilt][part]
     return images
 

@@ -19,6 +19,7 @@ from scipion_faml.picking.template.correlation import Template, piece_margins, p
 from scipion_faml.picking.template.filters import Filter, combined, radial_power, whitening
 from scipion_faml.picking.tiles import Binned, Tile, TileMap, searched_tiles
 from scipion_faml.types import FloatArray, IntArray
+from scipion_faml.volume import overlap
 from scipion_faml.wedge import MissingWedge
 
 ROTATIONS_OF_CHUNK = 512
@@ -52,15 +53,11 @@ class View:
 
         Outside lies the tomogram's level, 0.
         """
-        inside, target = [], []
-        for first, length, size in zip(start, shape, self.shape, strict=True):
-            low, high = max(int(first), 0), min(int(first + length), size)
-            inside.append(slice(low, max(high, low)))
-            target.append(slice(low - int(first), max(high, low) - int(first)))
+        inside, part = overlap(start, shape, self.shape)
         values = np.zeros(tuple(shape), dtype=np.float32)
-        if all(s.stop > s.start for s in inside):
-            part = (self.binned[tuple(inside)] - self.level) / self.spread
-            values[tuple(target)] = np.clip(part, -self.clip_sd, self.clip_sd)
+        if values[part].size:
+            found = (self.binned[inside] - self.level) / self.spread
+            values[part] = np.clip(found, -self.clip_sd, self.clip_sd)
         return values
 
     def region(self, start: Sequence[int], shape: Sequence[int]) -> FloatArray:
