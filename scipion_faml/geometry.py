@@ -175,6 +175,24 @@ def apart(
     return np.array(kept, dtype=np.intp)
 
 
+def keep_better(n_items: int, pairs: IntArray) -> BoolArray:
+    """Return which of the items, given best first, stay if of two that are a pair one must go.
+
+    Greedy: the worse one goes, unless the better one has gone for an even better one.
+
+    Parameters
+    ----------
+    n_items : int
+    pairs : (P, 2) positions of items that are too close together, in any order
+    """
+    is_kept = np.ones(n_items, dtype=bool)
+    ordered = np.sort(pairs, axis=1)
+    for better, worse in ordered[np.argsort(ordered[:, 0], kind="stable")].tolist():
+        if is_kept[better]:
+            is_kept[worse] = False
+    return is_kept
+
+
 def random_rotations(n_rotations: int, rng: np.random.Generator) -> FloatArray:
     """Return ZYZ angles (n, 3) in rad, uniform over rotations (Haar measure)."""
     angles = rng.uniform(0.0, 1.0, (n_rotations, 3))

@@ -10,6 +10,7 @@ from scipion_faml.geometry import (
     from_relion,
     from_scipion_matrices,
     invert,
+    keep_better,
     matrix_to_euler,
     random_rotations,
     relion_angles_deg,
@@ -139,3 +140,12 @@ def test_unequal_tables_of_angles_and_shifts_are_refused():
 def test_a_step_of_zero_degrees_is_refused():
     with pytest.raises(ValueError, match="angular step 0"):
         covering_rotations(0.0)
+
+
+def test_of_a_pair_the_better_stays_unless_it_went_itself():
+    # 0 drives out 1; 2 stays beside 1, which went; 4 goes for 3, and 5 stays.
+    pairs = np.array([[4, 5], [1, 0], [3, 4], [1, 2]])
+    for order in (slice(None), slice(None, None, -1)):
+        kept = keep_better(6, pairs[order])
+        assert kept.tolist() == [True, False, True, True, False, True]
+    assert keep_better(2, np.zeros((0, 2), dtype=int)).all()

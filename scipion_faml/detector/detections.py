@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+from scipion_faml.geometry import keep_better
 from scipion_faml.types import BoolArray, FloatArray, IntArray
 
 
@@ -102,8 +103,4 @@ def _suppressed(found: Detections, reach: float, is_twin: Rule) -> Detections:
         return ordered
     pairs = np.sort(cKDTree(ordered.position_xyz).query_pairs(reach, output_type="ndarray"), axis=1)
     pairs = pairs[is_twin(ordered.take(pairs[:, 0]), ordered.take(pairs[:, 1]))]
-    is_kept = np.ones(len(ordered), dtype=bool)
-    for better, worse in pairs[np.argsort(pairs[:, 0], kind="stable")]:
-        if is_kept[better]:
-            is_kept[worse] = False
-    return ordered.take(np.flatnonzero(is_kept))
+    return ordered.take(np.flatnonzero(keep_better(len(ordered), pairs)))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from scipy.spatial import cKDTree
 
+from scipion_faml.geometry import keep_better
 from scipion_faml.types import FloatArray, IntArray
 
 MAD_TO_SD = 1.4826  # of a Gaussian distribution
@@ -45,19 +44,8 @@ def suppress_neighbours(position: FloatArray, min_distance: float | FloatArray) 
     own = np.broadcast_to(np.asarray(min_distance, dtype=np.float64), (len(position),))
     if len(position) < 2 or not own.max() > 0:
         return np.arange(len(position))
-    is_kept = np.ones(len(position), dtype=bool)
     near = cKDTree(position).query_pairs(own.max(), output_type="ndarray")
     if own.min() < own.max():
         apart = np.linalg.norm(position[near[:, 0]] - position[near[:, 1]], axis=1)
         near = near[apart <= own[near].mean(axis=1)]
-    for better, worse in _by_rank(near):
-        if is_kept[better]:
-            is_kept[worse] = False
-    return np.flatnonzero(is_kept)
-
-
-def _by_rank(pairs: IntArray) -> Iterator[tuple[int, int]]:
-    """Pairs (better, worse) in the order of the better one."""
-    ordered = np.sort(pairs, axis=1)
-    for better, worse in ordered[np.argsort(ordered[:, 0], kind="stable")]:
-        yield int(better), int(worse)
+    return np.flatnonzero(keep_better(len(position), near))

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.spatial import cKDTree
 
+from scipion_faml.geometry import keep_better
 from scipion_faml.types import BoolArray, FloatArray
 
 TRIES = 40_000  # positions in a row that must all fail before the box counts as full
@@ -159,10 +160,6 @@ def _apart(tried: FloatArray, tree: cKDTree, gap: float) -> FloatArray:
 
 def _first_come(tried: FloatArray, gap: float) -> FloatArray:
     """The positions that keep `gap` from all kept ones before them."""
-    keep = np.ones(len(tried), dtype=bool)
-    if len(tried) > 1:
-        pairs = cKDTree(tried).query_pairs(gap, output_type="ndarray")
-        for first, second in pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]:
-            if keep[first]:
-                keep[second] = False
-    return tried[keep]
+    if len(tried) < 2:
+        return tried
+    return tried[keep_better(len(tried), cKDTree(tried).query_pairs(gap, output_type="ndarray"))]
