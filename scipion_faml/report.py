@@ -149,15 +149,16 @@ class Report:
 
     # ------------------------------------------------------------------------------- contents
     def in_short(
-        self, lines: Sequence[str], state: str = "finished", figure: Figure | None = None,
-        caption: str = "",
+        self, lines: Sequence[str], state: str = "finished",
+        figures: Sequence[tuple[Figure, str]] = (),
     ) -> Report:
-        """Say in two to four lines whether it worked, with a picture; the page begins with it.
+        """Say in two to four lines whether it worked, with (figure, caption); the page begins so.
 
         `state` is one of `STATES`.
         """
-        picture = "" if figure is None else self._figure_html(png_bytes(figure, DPI), caption)
-        self.short = _short_html(lines, state, picture)
+        pictures = [self._figure_html(png_bytes(figure, DPI), caption)
+                    for figure, caption in figures]
+        self.short = _short_html(lines, state, "".join(pictures))
         return self
 
     def add_text(self, text: str, heading: str = "") -> Report:

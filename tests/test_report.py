@@ -59,7 +59,7 @@ def test_the_page_is_well_formed_and_escapes_what_it_is_given(page):
 
 
 def test_the_page_needs_no_network_and_cites_the_paper(page):
-    assert not re.findall(r'(?:src|href)="(?!data:|https://doi.org/)', page)
+    assert not re.findall(r'(?:src|href)="(?!data:|https://doi.org/|#)', page)
     assert "10.1093/bioinformatics/bty267" in page and "i227-i236" in page
     assert "data:image/png;base64," in page
 

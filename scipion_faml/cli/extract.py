@@ -11,6 +11,7 @@ import click
 import numpy as np
 import pandas as pd
 
+from scipion_faml import plots
 from scipion_faml.cli.common import (
     Run,
     common_options,
@@ -19,6 +20,7 @@ from scipion_faml.cli.common import (
     run_once,
     workers_option,
 )
+from scipion_faml.cli.pictures import MAX_SHOWN, MONTAGE_CAPTION, read_some, spread_rows
 from scipion_faml.cli.tomograms import (
     FILE,
     open_tomogram,
@@ -47,10 +49,12 @@ from scipion_faml.io import (
     write_particles,
     write_volume,
 )
-from scipion_faml.types import FloatArray, IntArray
+from scipion_faml.plots import reports
+from scipion_faml.types import BoolArray, FloatArray, IntArray
 from scipion_faml.wedge import MissingWedge
 
 logger = logging.getLogger(__name__)
+MAX_AVERAGED = 100  # subtomograms whose mean the report shows
 
 
 @click.command("extract")
@@ -109,6 +113,7 @@ def extract(
             )
         table = dataclasses.replace(table, optics=optics)
         kept, dropped = _split(table, centre, shift * size, reasons, output, tomogram)
+        _describe(run, tomogram, centre, reasons, n_elsewhere, size, config)
         return {
             "n_particles": kept, "n_dropped": len(dropped), "n_in_other_tomograms": n_elsewhere,
             "dropped": dropped, "box": box, "voxel_size_angst": size * binning,
@@ -258,3 +263,55 @@ def _split(
     write_particles(
         output / "particles.star", dataclasses.replace(cut, rows=cut.rows[is_kept]))
     return int(is_kept.sum()), dropped
+
+
+# -------------------------------------------------------------------------------------- report
+def _describe(
+    run: Run, tomogram: Path, centre: IntArray, reasons: list[str | None], n_elsewhere: int,
+    voxel_size: float, config: ExtractionConfig,
+) -> None:
+    """Fill the report: some subtomograms, where they were, and which could not be cut and why."""
+    report = run.report
+    is_kept = np.array([reason is None for reason in reasons])
+    n_kept, n_dropped = int(is_kept.sum()), int((~is_kept).sum())
+    report.title = "Subtomograms"
+    report.say_in_short(
+        f"{n_kept} subtomograms of {config.box} voxels of {voxel_size * config.binning:.4g} Å "
+        f"({config.box * voxel_size * config.binning / 10:.3g} nm).",
+        *([f"{n_dropped} of {len(reasons)} positions could not be cut: see Dropped."]
+          if n_dropped else ["No position was dropped."]),
+        *([f"{n_elsewhere} positions are in other tomograms."] if n_elsewhere else []))
+    if not report.is_wanted:
+        return
+    names = _image_names(run.output, tomogram, len(reasons))
+    rows = np.flatnonzero(is_kept)[spread_rows(n_kept, MAX_AVERAGED)]
+    volumes = read_some(names, rows.tolist())
+    some = spread_rows(len(rows), MAX_SHOWN)
+    report.draw_in_short(MONTAGE_CAPTION, reports.montage, volumes[some],
+                         [str(row + 1) for row in rows[some]])
+    _draw_boxes(run, tomogram, centre, is_kept, config)
+    report.draw(
+        "Mean", f"Mean of {len(rows)} subtomograms as they are, not aligned: a bright blob in the "
+        "middle says that positions and contrast are right.", plots.class_gallery,
+        volumes.mean(axis=0), [f"{len(rows)} particles"], voxel_size * config.binning)
+    if n_dropped:
+        report.add_table("Dropped", pd.DataFrame([
+            {"row": row + 1, **dict(zip("xyz", centre[row], strict=True)), "why": reasons[row]}
+            for row in np.flatnonzero(~is_kept)]))
+
+
+def _draw_boxes(
+    run: Run, tomogram: Path, centre: IntArray, is_kept: BoolArray, config: ExtractionConfig
+) -> None:
+    """Where boxes were cut and where not, near the slice with most of them."""
+    reach = config.box * config.binning / 2
+    z = int(np.median(centre[:, 2]))
+    near = np.abs(centre[:, 2] - z) <= reach
+    names = ["cut"] if is_kept.all() else ["cut", "dropped"]
+    with open_tomogram(tomogram) as volume:
+        z = min(max(z, 0), len(volume) - 1)
+        run.report.draw(
+            "Where they are", f"Slice {z} of the tomogram with the {near.sum()} positions within "
+            "half a box of it; circles are as wide as a box.", plots.classes_on_slice,
+            plots.slab(volume, z), centre[near, :2], reach,
+            np.where(is_kept[near], "cut", "dropped"), names)

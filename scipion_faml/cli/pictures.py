@@ -1,4 +1,4 @@
-"""The report.html of runs that end in averages."""
+"""What reports of runs that end in particles or averages show."""
 
 from __future__ import annotations
 
@@ -6,20 +6,39 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from scipion_faml import plots
 from scipion_faml.geometry import RigidTransforms
+from scipion_faml.io import read_cube
 from scipion_faml.report import Report
 from scipion_faml.types import FloatArray, IntArray
 
+MAX_SHOWN = 16  # particles of a montage
 Curves = Mapping[str, tuple[FloatArray, FloatArray]]
+MONTAGE_CAPTION = (
+    "Some of the particles, each with its number: the central slice, below it the projection along "
+    "the beam.")
+GALLERY_CAPTION = "Central slices and projections along z, y and x, and a surface."
 PHASES_CAPTION = (
     "Convergence. Bands show how poses were found: all of them together at low bandwidth (dense), "
     "all rotations near the shifts found before (focused), or by climbing from the poses found "
     "before (local). The log-likelihood is the log of the evidence's ratio to pure noise, and "
     "grows with the shells that are compared."
 )
+
+
+def spread_rows(n_rows: int, n_shown: int) -> list[int]:
+    """Return up to `n_shown` rows, evenly spread over a table."""
+    rows: list[int] = np.unique(
+        np.linspace(0, n_rows - 1, min(n_rows, n_shown)).astype(int)).tolist()
+    return rows
+
+
+def read_some(names: Sequence[str | Path], rows: Sequence[int]) -> FloatArray:
+    """Return some of the particles in files, (P, n, n, n)."""
+    return np.stack([read_cube(names[row])[0] for row in rows])
 
 
 def _fsc_caption(n_folds: int) -> str:

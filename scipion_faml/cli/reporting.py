@@ -87,7 +87,7 @@ class RunReport(Report):
         self._invocation = invocation_of(self._context)
         self.path = path if self._invocation.is_report_wanted else None
         self._short: tuple[Sequence[str], bool] | None = None
-        self._short_picture: tuple[Figure, str] | None = None
+        self._short_pictures: list[tuple[Figure, str]] = []
         self._refresh_from = time.monotonic()
 
     @property
@@ -108,7 +108,8 @@ class RunReport(Report):
     ) -> None:
         """Add the picture to those lines that `function(*arguments, **options)` returns."""
         figure = self._figure(function, arguments, options)
-        self._short_picture = None if figure is None else (figure, caption)
+        if figure is not None:
+            self._short_pictures.append((figure, caption))
 
     def draw(
         self, heading: str, caption: str, function: Callable[..., Figure], *arguments: Any,
@@ -137,7 +138,7 @@ class RunReport(Report):
     def restart(self) -> RunReport:
         """Forget all sections: the page is made anew."""
         super().restart()
-        self._short = self._short_picture = None
+        self._short, self._short_pictures = None, []
         return self
 
     # -------------------------------------------------------------------------------- writing
@@ -176,8 +177,7 @@ class RunReport(Report):
         self._write(state, lines, result)
 
     def _write(self, state: str, lines: Sequence[str], result: Mapping[str, Any]) -> None:
-        figure, caption = self._short_picture or (None, "")
-        self.in_short(lines, state, figure, caption)
+        self.in_short(lines, state, self._short_pictures)
         numbers = numbers_of(result)
         if numbers:
             self.add_table("Numbers", numbers)

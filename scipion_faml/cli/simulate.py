@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import click
 import numpy as np
 import pandas as pd
 
+from scipion_faml import plots
 from scipion_faml.cli.common import (
     Run,
     common_options,
@@ -18,6 +20,13 @@ from scipion_faml.cli.common import (
     run_once,
     seed_option,
     workers_option,
+)
+from scipion_faml.cli.pictures import (
+    GALLERY_CAPTION,
+    MAX_SHOWN,
+    MONTAGE_CAPTION,
+    read_some,
+    spread_rows,
 )
 from scipion_faml.cli.simulation import (
     counts_of,
@@ -36,6 +45,7 @@ from scipion_faml.io import (
     write_volume,
     write_weight,
 )
+from scipion_faml.plots import reports
 from scipion_faml.simulation.density import Structure
 from scipion_faml.simulation.particles import (
     SubtomogramSettings,
@@ -53,6 +63,8 @@ from scipion_faml.simulation.tilt_series import (
 from scipion_faml.structures import load_structures
 from scipion_faml.types import FloatArray, IntArray
 from scipion_faml.wedge import MissingWedge
+
+logger = logging.getLogger(__name__)
 
 
 @click.command()
@@ -113,6 +125,7 @@ def simulate_subtomograms(
         truth = with_classes(table.with_poses(poses), structures, class_index)
         write_particles(run.output / "truth.star", truth)
         write_particles(run.output / "particles.star", table)
+        _describe(run, structures, truth, snr)
         return {
             "n_particles": len(class_index), "n_classes": len(models),
             "particles": run.output / "particles.star", "truth": run.output / "truth.star",
@@ -152,12 +165,37 @@ def _write_subtomograms(
     return ParticleTable(rows, optics_table(first.voxel_size_angst, first.n, [how.wedge]))
 
 
+def _describe(
+    run: Run, structures: Sequence[Structure], truth: ParticleTable, snr: float
+) -> None:
+    """Fill the report: particles as they came out, and what is in them."""
+    report, names, poses = run.report, [structure.name for structure in structures], truth.poses
+    counts = np.bincount(truth.class_index, minlength=len(names))
+    first = structures[0]
+    report.title = "Simulated subtomograms"
+    report.say_in_short(
+        f"{len(truth)} subtomograms of {first.n} voxels of {first.voxel_size_angst:g} Å: "
+        + ", ".join(f"{count} {name}" for count, name in zip(counts, names, strict=True)) + ".",
+        f"Signal-to-noise ratio {snr:g}. Poses and classes are in truth.star, not in "
+        "particles.star.")
+    if report.is_wanted:
+        rows = spread_rows(len(truth), MAX_SHOWN)
+        report.draw_in_short(
+            MONTAGE_CAPTION, reports.montage, read_some(truth.rows["rlnImageName"], rows),
+            [f"{row + 1} {truth.rows['famlModel'][row]}" for row in rows])
+    report.draw("Structures", f"What is in them, without noise. {GALLERY_CAPTION}",
+                plots.class_gallery, np.stack([s.map for s in structures]), names,
+                first.voxel_size_angst)
+    report.draw("Poses", "Directions of the particles' z axes.", plots.orientations,
+                poses.rotation)
+    report.draw("", "Distance of the particles from the centres of their boxes.",
+                reports.histogram, np.linalg.norm(poses.shift_xyz, axis=1), "shift (voxels)")
+
+
 def _warn_of_edges(structures: Sequence[Structure], max_shift: float) -> None:
     for structure in structures:
         needed = 2 * int(np.ceil(structure.radius_voxels + max_shift))
         if needed > structure.n:
-            click.echo(
-                f"warning: {structure.name} and its shifts need {needed} voxels, the box has "
-                f"{structure.n}: some particles are cut at the border",
-                err=True,
-            )
+            logger.warning(
+                "%s and its shifts need %d voxels, the box has %d: some particles are cut at the "
+                "border", structure.name, needed, structure.n)

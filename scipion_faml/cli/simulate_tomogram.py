@@ -11,6 +11,7 @@ import click
 import numpy as np
 import pandas as pd
 
+from scipion_faml import plots
 from scipion_faml.cli import presets
 from scipion_faml.cli.common import (
     Run,
@@ -20,6 +21,7 @@ from scipion_faml.cli.common import (
     seed_option,
     workers_option,
 )
+from scipion_faml.cli.pictures import GALLERY_CAPTION
 from scipion_faml.cli.presets import NamedModel
 from scipion_faml.cli.simulation import (
     counts_of,
@@ -39,6 +41,7 @@ from scipion_faml.io import (
     write_particles,
     write_volume,
 )
+from scipion_faml.plots import reports
 from scipion_faml.simulation.back_projection import back_project
 from scipion_faml.simulation.density import Structure, width_of_resolution
 from scipion_faml.simulation.scene import LABEL_LEVEL, Scene, class_labels, make_scene, populate
@@ -209,6 +212,7 @@ def simulate_tomogram(
                 run.output / "surroundings.star",
                 _surroundings_table(around, run.output / "tomogram.mrc", imaging.wedge),
             )
+        _describe(run, scene, structures, around, tomogram, density, imaging)
         return {
             "n_particles": len(scene), "n_classes": len(structures),
             "counts": {s.name: n for s, n in zip(structures, numbers, strict=True)},
@@ -221,6 +225,38 @@ def simulate_tomogram(
     files = model_files([entry.model for entry in named])
     run = Run("simulate-tomogram", output, settings, files, overwrite)
     run_once(run, work, as_json)
+
+
+def _describe(
+    run: Run, scene: Scene, structures: Sequence[Structure], around: Surroundings,
+    tomogram: FloatArray, density: FloatArray, imaging: _Imaging,
+) -> None:
+    """Fill the report: the tomogram, what is in it and where."""
+    report, names = run.report, [structure.name for structure in structures]
+    counts = np.bincount(scene.class_index, minlength=len(names))
+    size = " x ".join(map(str, scene.shape_xyz))
+    report.title = "Simulated tomogram"
+    report.say_in_short(
+        f"{len(scene)} particles of {len(names)} structure(s) in {size} voxels (x, y, z) of "
+        f"{imaging.voxel_size_angst:g} Å"
+        + (f", with {len(around.scene)} gold beads and vesicles." if len(around.scene) else "."),
+        f"Signal-to-noise ratio {imaging.snr:g}, tilts {imaging.wedge.tilt_min_deg:g}° to "
+        f"{imaging.wedge.tilt_max_deg:g}°. Positions, poses and classes are in truth.star.")
+    report.draw_in_short("The middle of the tomogram, 5 slices thick.",
+                         reports.tomogram_views, tomogram)
+    report.draw_in_short("What is in it, without noise, summed along the beam.",
+                         reports.projection_view, density)
+    report.draw("Structures", GALLERY_CAPTION,
+                plots.class_gallery, np.stack([s.map for s in structures]), names,
+                imaging.voxel_size_angst)
+    radius = np.array([s.radius_voxels * imaging.voxel_size_angst / 10 for s in structures])
+    report.add_table("Packing", pd.DataFrame({
+        "structure": names, "particles": counts, "radius (nm)": np.round(radius, 1),
+        "share of the volume, as balls": [
+            f"{count * 4 / 3 * np.pi * s.radius_voxels**3 / density.size:.1%}"
+            for count, s in zip(counts, structures, strict=True)]}))
+    report.draw("Poses", "Directions of the particles' z axes.", plots.orientations,
+                RigidTransforms(scene.euler_zyz, np.zeros((len(scene), 3))).rotation)
 
 
 def _named_models(
