@@ -28,6 +28,7 @@ setup(
         "scipion_faml.detector",
         "scipion_faml.enhanced",
         "scipion_faml.evaluation",
+        "scipion_faml.exchange",
         "scipion_faml.picking",
         "scipion_faml.picking.template",
         "scipion_faml.plots",

@@ -19,7 +19,7 @@ LAYER = {
         "phase", "folds", "em", "impose", "picking", "extraction", "simulation", "evaluation",
         "plots", "previews"],
     3: ["faml", "enhanced", "checkpoint", "io", "execution", "structures", "datasets", "report",
-        "detector", "template_matching"],
+        "detector", "template_matching", "exchange"],
     4: ["convert", "cli", "__main__"],
     5: ["protocols", "viewers", "wizards", "_plugin", "scipion_env", "demo", "bibtex",
         "objects"],

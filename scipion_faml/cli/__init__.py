@@ -31,6 +31,8 @@ VERBS = {
     "evaluate-average": "evaluate_maps",
     "evaluate-picks": "evaluate_picks",
     "fsc": "evaluate_maps",
+    "export-particles": "exchange",
+    "import-particles": "exchange",
     "demo": "demo",
 }
 

@@ -1,0 +1,158 @@
+"""What the formats share: reading and building particle tables, and the report of an export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from scipion_faml.geometry import RigidTransforms
+from scipion_faml.io import ANGLES, COORDINATES, ORIGINS, ParticleTable, read_header
+from scipion_faml.types import FloatArray, IntArray
+
+SCORE, PROBABILITY = "famlScore", "rlnMaxValueProbDistribution"
+CLASS, HALF = "rlnClassNumber", "rlnRandomSubset"
+TILTS = ["famlTiltMin", "famlTiltMax"]
+COORDINATE_SIZE = "rlnTomoTiltSeriesPixelSize"  # of the voxels that coordinates count
+NUMBER = "rlnTomoParticleId"  # of a particle, from 1: its row in the table that was exported
+# Where a particle lies in a stack (from 0), until its volume is read.
+STACK_INDEX = "famlStackIndex"
+
+
+@dataclass
+class Exported:
+    """What an export wrote: files by name, columns the format has no place for, remarks."""
+
+    files: dict[str, Path] = field(default_factory=dict)
+    not_held: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+def not_held(table: ParticleTable, held: Sequence[str]) -> list[str]:
+    """Return the columns of the particles and their optics groups that are not among `held`.
+
+    Columns that say nothing of their own (group numbers, box sizes) are not counted.
+    """
+    implied = {"rlnOpticsGroup", "rlnOpticsGroupName", "rlnImageDimensionality", "rlnImageSize",
+               "rlnImagePixelSize", COORDINATE_SIZE, NUMBER, "rlnTomoParticleName", "rlnTomoName",
+               "rlnImageName", *ANGLES, *ORIGINS, *COORDINATES}
+    columns = [*table.rows.columns, *table.optics.columns]
+    return sorted({name for name in columns if name not in implied and name not in held})
+
+
+# ----------------------------------------------------------------------------------- reading
+def poses_of(table: ParticleTable) -> RigidTransforms:
+    """Return the poses, identity where the table has no angles (origins are kept)."""
+    if set(ANGLES) <= set(table.rows.columns):
+        return table.poses
+    return table.with_columns(**dict.fromkeys(ANGLES, 0.0)).poses
+
+
+def column_or(table: ParticleTable, names: Sequence[str], default: float) -> FloatArray:
+    """Return the first of the columns that there is, as numbers; else `default` in every row."""
+    for name in names:
+        values = table._of_optics(name)
+        if values is not None:
+            return np.asarray(values, dtype=float)
+    return np.full(len(table), float(default))
+
+
+def coordinate_size_angst(table: ParticleTable) -> float:
+    """Return the size of the voxels that rlnCoordinate* count (angstrom)."""
+    return float(column_or(table, [COORDINATE_SIZE], table.voxel_size_angst)[0])
+
+
+def positions_of(table: ParticleTable, voxel_size_angst: float) -> FloatArray | None:
+    """Return the boxes' centres (N, 3) in voxels of this size, first voxel 0, where known."""
+    if not set(COORDINATES) <= set(table.rows.columns):
+        return None
+    positions = table.rows[COORDINATES].to_numpy(dtype=float)
+    return np.asarray(positions * (coordinate_size_angst(table) / voxel_size_angst))
+
+
+def numbers_of_particles(table: ParticleTable) -> IntArray:
+    """Return the particles' numbers: rlnTomoParticleId where it is unique, else 1 to N."""
+    if NUMBER in table.rows:
+        numbers = pd.to_numeric(table.rows[NUMBER], errors="coerce")
+        if numbers.notna().all() and numbers.is_unique and numbers.min() >= 1:
+            return numbers.to_numpy(dtype=np.intp)
+    return np.arange(1, len(table) + 1, dtype=np.intp)
+
+
+def image_names(table: ParticleTable) -> list[str] | None:
+    """Return the particles' volumes, None where the table names none."""
+    if "rlnImageName" not in table.rows:
+        return None
+    return [str(name) for name in table.rows["rlnImageName"]]
+
+
+# ---------------------------------------------------------------------------------- building
+def build_table(
+    columns: Mapping[str, object], poses: RigidTransforms, voxel_size_angst: float,
+    tilts_deg: FloatArray | None, path: Path,
+) -> ParticleTable:
+    """Return a table of imported particles.
+
+    Parameters
+    ----------
+    columns
+        Columns of the rows.
+    poses
+        Of all particles, shifts in voxels of `voxel_size_angst`.
+    tilts_deg : (N, 2) or None
+        Smallest and largest tilt; a group of optics is made for every pair.
+    """
+    rows = pd.DataFrame(dict(columns), index=range(len(poses)))
+    pairs = np.zeros((len(poses), 2)) if tilts_deg is None else np.asarray(tilts_deg, dtype=float)
+    unique, group = np.unique(pairs, axis=0, return_inverse=True)
+    rows["rlnOpticsGroup"] = group.ravel() + 1
+    n_groups = len(unique)
+    optics = pd.DataFrame({
+        "rlnOpticsGroup": np.arange(1, n_groups + 1),
+        "rlnOpticsGroupName": [f"opticsGroup{g + 1}" for g in range(n_groups)],
+        "rlnImagePixelSize": float(voxel_size_angst), "rlnImageDimensionality": 3,
+    })
+    if tilts_deg is not None:
+        optics = optics.assign(famlTiltMin=unique[:, 0], famlTiltMax=unique[:, 1])
+    return ParticleTable(rows, optics, path=path).with_poses(poses)
+
+
+def with_box(table: ParticleTable) -> ParticleTable:
+    """Return the table with the box of its first volume in rlnImageSize."""
+    names = image_names(table)
+    if not names:
+        return table
+    return replace(table, optics=table.optics.assign(rlnImageSize=read_header(names[0])[0][0]))
+
+
+def merged(imported: ParticleTable, exported: ParticleTable) -> ParticleTable:
+    """Return the rows of `exported` that came back, with their new poses, classes and scores.
+
+    Particles are matched by their number. Everything the format could not hold (volumes, tilt
+    ranges, halves, names) is that of `exported`.
+
+    Raises
+    ------
+    ValueError
+        If `imported` has no numbers, or one that `exported` lacks.
+    """
+    if NUMBER not in imported.rows:
+        raise ValueError(f"{imported.path} numbers no particles: they cannot be matched with "
+                         f"{exported.path}")
+    row_of = {int(n): row for row, n in enumerate(numbers_of_particles(exported))}
+    numbers = [int(n) for n in imported.rows[NUMBER]]
+    unknown = [n for n in numbers if n not in row_of]
+    if unknown:
+        raise ValueError(f"{exported.path} has no particle number {unknown[0]}: give the table "
+                         f"that was exported to {imported.path}")
+    rows = exported.rows.iloc[[row_of[n] for n in numbers]].reset_index(drop=True)
+    poses = imported.poses
+    scale = imported.voxel_size_angst / exported.voxel_size_angst
+    table = replace(exported, rows=rows).with_poses(
+        RigidTransforms(poses.euler_zyz, poses.shift_xyz * scale))
+    kept = {name: imported.rows[name].to_numpy() for name in (CLASS, SCORE)
+            if name in imported.rows}
+    return table.with_columns(**{NUMBER: numbers}, **kept)
