@@ -4,7 +4,8 @@ Scipion's own installer sets these variables from its configuration. A plain `pi
 none, so the demo, `make gui` and the tests call `set_up` before they first import pyworkflow. What
 the environment already says is left alone: inside a real installation only the workspace changes.
 
-    python -m scipion_faml.scipion_env gui DIR      opens the project window of a demo in DIR
+    python -m scipion_faml.scipion_env gui DIR         opens the window of the newest project in DIR
+    python -m scipion_faml.scipion_env new DIR NAME    makes an empty project in DIR
 """
 
 from __future__ import annotations
@@ -70,6 +71,26 @@ def only_project(workspace: Path) -> Path:
     return projects[-1]
 
 
+def new_project(workspace: Path | str, name: str) -> Path:
+    """Make an empty project in `workspace` and return its folder.
+
+    Raises
+    ------
+    FileExistsError
+        If there is one of this name.
+    """
+    folder = Path(workspace).resolve() / "projects" / name
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists: choose another name")
+    set_up(workspace)
+    from pyworkflow.project import Manager
+
+    project = Manager().createProject(name)
+    project.getSettings().setProtocolView("Tomography")
+    project.saveSettings()
+    return folder
+
+
 def open_window(workspace: Path | str) -> int:
     """Open the project window of the newest project in `workspace`; return the exit status."""
     import tkinter
@@ -97,14 +118,19 @@ def _run_window(project: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `gui DIR` and return the exit status."""
-    if len(arguments) != 2 or arguments[0] not in {"gui", "window"}:
-        print("usage: python -m scipion_faml.scipion_env gui DIR", file=sys.stderr)
-        return 2
+    """Run `gui DIR` or `new DIR NAME` and return the exit status."""
     try:
-        if arguments[0] == "gui":
-            return open_window(arguments[1])
-        _run_window(arguments[1])
+        match arguments:
+            case ["gui", workspace]:
+                return open_window(workspace)
+            case ["new", workspace, name]:
+                print(new_project(workspace, name))
+            case ["window", project]:
+                _run_window(project)
+            case _:
+                print("usage: python -m scipion_faml.scipion_env gui DIR | new DIR NAME",
+                      file=sys.stderr)
+                return 2
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

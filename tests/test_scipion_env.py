@@ -86,3 +86,13 @@ def test_the_newest_project_is_opened(tmp_path):
         (folder / "project.sqlite").touch()
         os.utime(folder, (1e9 - age, 1e9 - age))
     assert scipion_env.only_project(tmp_path).name == "new"
+
+
+def test_an_empty_project_is_made_and_not_made_twice(tmp_path):
+    command = [sys.executable, "-m", "scipion_faml.scipion_env", "new", str(tmp_path / "w"), "mine"]
+    environment = {k: v for k, v in os.environ.items() if k not in VARIABLES}
+    first, second = (subprocess.run(command, capture_output=True, text=True, env=environment)
+                     for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    assert scipion_env.only_project(tmp_path / "w") == tmp_path / "w" / "projects" / "mine"
+    assert second.returncode == 2 and "exists: choose another name" in second.stderr

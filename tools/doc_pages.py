@@ -9,10 +9,12 @@ cannot say, how to read the result, is in docs/notes/CLASS.md. docs/conf.py call
 from __future__ import annotations
 
 import ast
+import atexit
 import functools
 import inspect
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -60,7 +62,10 @@ class Row:
 @functools.cache
 def protocols() -> dict[str, type]:
     """Return the protocols of the plugin by class name, those that Scipion lists."""
-    scipion_env.set_up(tempfile.mkdtemp(prefix="faml-docs-"))
+    if "pyworkflow" not in sys.modules:  # it reads its environment when it is imported
+        workspace = tempfile.mkdtemp(prefix="faml-docs-")
+        atexit.register(shutil.rmtree, workspace, ignore_errors=True)
+        scipion_env.set_up(workspace)
     import pyworkflow
 
     domain = pyworkflow.Config.getDomain()
@@ -228,7 +233,7 @@ def protocol_page(name: str, cls: type, docs: Path) -> str:
     rows = [row for row in rows_of(cls) if not row.is_hidden]
     parts = [f"# {cls._label}\n", _paragraphs(inspect.getdoc(cls) or "")]
     parts.append(_facts(name, cls))
-    picture = docs / "images" / f"form_{name}.png"
+    picture = docs / "images" / f"shot_{name}_form.png"
     if picture.is_file():
         parts.append(f"![The form](../images/{picture.name})\n")
     inputs = [row for row in rows if row.takes]
