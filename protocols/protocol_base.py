@@ -266,7 +266,8 @@ def add_structures(form, counts_help, condition="True"):
 def add_imaging(form, snr, defocus):
     """Rows of a simulated tilt series, with the defaults of the data it makes."""
     form.addParam("voxelSize", params.FloatParam, default=13.7, validators=[params.GT(0)],
-                  label="Voxel size (Å)")
+                  label="Voxel size (Å)",
+                  help="Of what is simulated; detail finer than two voxels is left out.")
     line = form.addLine("Tilt series (deg)", help="Smallest and largest tilt, and the step.")
     line.addParam("tiltMin", params.FloatParam, default=-60.0, label="from")
     line.addParam("tiltMax", params.FloatParam, default=60.0, label="to")
@@ -277,7 +278,9 @@ def add_imaging(form, snr, defocus):
                        "optics, in the volume without.")
     form.addParam(
         "optics", params.EnumParam, default=0, label="Imaging",
-        choices=["tilt series with CTF", "white noise and missing wedge only"])
+        choices=["tilt series with CTF", "white noise and missing wedge only"],
+        help="Projections with CTF, noise and detector, reconstructed; or, faster and simpler, "
+             "noise on the density, whose missing wedge is then cut out.")
     form.addParam("defocus", params.FloatParam, default=defocus, label="Defocus (µm)",
                   condition="optics==0",
                   help="Underfocus is positive. 300 kV and Cs 2.7 mm are assumed.")

@@ -43,14 +43,16 @@ class ProtFamlEvaluate(ProtFamlBase):
         form.addSection(label=Message.LABEL_INPUT)
         group = form.addGroup("Results")
         group.addParam("inputCoordinates", params.PointerParam, allowsNull=True,
-                       pointerClass="SetOfCoordinates3D", label="Positions")
+                       pointerClass="SetOfCoordinates3D", label="Positions",
+                       help="Optional: picks to compare with the true positions.")
         group.addParam("inputSubtomograms", params.PointerParam, allowsNull=True,
                        pointerClass="SetOfSubTomograms, SetOfClassesSubTomograms",
                        label="Particles",
                        help="Aligned particles or classes of them.")
         group.addParam(
             "inputAverages", params.PointerParam, allowsNull=True, label="Averages",
-            pointerClass="SetOfAverageSubTomograms, SetOfClassesSubTomograms, AverageSubTomogram")
+            pointerClass="SetOfAverageSubTomograms, SetOfClassesSubTomograms, AverageSubTomogram",
+            help="Optional: maps to superpose on the true ones, each on the one it fits best.")
         group = form.addGroup("Truth")
         group.addParam("trueCoordinates", params.PointerParam, allowsNull=True,
                        pointerClass="SetOfCoordinates3D", label="True positions",
@@ -61,7 +63,8 @@ class ProtFamlEvaluate(ProtFamlBase):
                        help="The same particles with true classes and orientations.")
         group.addParam("trueAverages", params.PointerParam, allowsNull=True,
                        pointerClass="SetOfAverageSubTomograms, AverageSubTomogram, Volume",
-                       label="True maps")
+                       label="True maps",
+                       help="Optional: of the structures, without noise; any orientation.")
         form.addParam("radius", params.FloatParam, default=80.0, validators=[params.GT(0)],
                       label="Positions agree within (Å)",
                       help="About half a particle's radius to its radius.")

@@ -39,7 +39,8 @@ class ProtFamlExtractSubtomograms(ProtFamlBase):
     def _defineParams(self, form):
         form.addSection(label=Message.LABEL_INPUT)
         form.addParam("inputCoordinates", params.PointerParam, important=True,
-                      pointerClass="SetOfCoordinates3D", label="Coordinates")
+                      pointerClass="SetOfCoordinates3D", label="Coordinates",
+                      help="Positions of any picker; their orientations and scores are kept.")
         form.addParam("inputTomograms", params.PointerParam, pointerClass="SetOfTomograms",
                       allowsNull=True, label="Tomograms",
                       help="Empty: those the positions were picked in. Others, for example at "

@@ -151,10 +151,11 @@ class ProtFamlClassify(_ProtFamlParticles):
         form.addParam(
             "numberOfClasses", params.IntParam, default=2, validators=[params.GE(1)],
             label="Classes", condition="not (findClasses and mode==0)",
-            help="1 averages all particles together.")
+            help="How many; 1 averages all particles together.")
         form.addParam(
             "maxClasses", params.IntParam, default=8, validators=[params.GE(1)],
-            label="Classes at most", condition="findClasses and mode==0")
+            label="Classes at most", condition="findClasses and mode==0",
+            help="The number found is not above it; time grows with it.")
         form.addParam(
             "numberOfIterations", params.IntParam, default=60, validators=[params.GE(1)],
             label="Iterations (at most)",
@@ -185,7 +186,9 @@ class ProtFamlClassify(_ProtFamlParticles):
         self._defineEnhanced(form)
         self._definePaper(form)
         form.addParam("seed", params.IntParam, default=0, expertLevel=params.LEVEL_ADVANCED,
-                      label="Random seed")
+                      label="Random seed",
+                      help="Of the first classes and orientations: the same seed gives the same "
+                           "result.")
         add_tilt_range(form)
         form.addParallelSection(threads=4, mpi=0)
 
@@ -194,19 +197,21 @@ class ProtFamlClassify(_ProtFamlParticles):
         expert = {"expertLevel": params.LEVEL_ADVANCED, "condition": ENHANCED}
         form.addParam(
             "folds", params.IntParam, default=10, validators=[params.GE(1)], label="Folds",
-            help="A particle is compared with averages that leave out its own fold: it must not "
-                 "meet its own noise. 4 and more, or 1: nothing is left out.", **expert)
+            help="Number of parts of the set. A particle is compared with averages that leave out "
+                 "its own part: it must not meet its own noise. 4 and more, or 1: nothing is left "
+                 "out.", **expert)
         form.addParam(
             "randomStarts", params.IntParam, allowsNull=True, label="Random starts",
-            help="The one of highest evidence goes on. Empty: 1, or 4 for several classes that "
-                 "are not merged and split.", **expert)
+            help="How many; the one of highest evidence goes on. Empty: 1, or 4 for several "
+                 "classes that are not merged and split.", **expert)
         form.addParam(
             "splitMerge", params.BooleanParam, default=True, label="Merge and split classes?",
             help="Several classes start as more than are asked for; those of one structure are "
                  "merged, mixtures split.", **expert)
         form.addParam(
             "noise", params.EnumParam, default=0, label="Noise", **expert,
-            choices=["variance of each Fourier shell", "one variance (white)"])
+            choices=["variance of each Fourier shell", "one variance (white)"],
+            help="Noise of tomograms falls with frequency; the paper takes it as white.")
         form.addParam(
             "regularise", params.BooleanParam, default=True, label="Regularise averages?",
             help="Filter averages by what their halves agree on (Wiener).", **expert)
@@ -244,15 +249,16 @@ class ProtFamlClassify(_ProtFamlParticles):
         form.addParam(
             "denseBandwidth", params.IntParam, default=24,
             validators=[params.Range(8, 64, "8 to 64")], label="Bandwidth of all poses",
-            help="Highest bandwidth at which all rotations are looked at together; time grows with "
-                 "its fourth power.", **expert)
+            help="Highest number of degrees of spherical harmonics at which all rotations are "
+                 "looked at together; time grows with its fourth power.", **expert)
 
     @staticmethod
     def _definePaper(form):
         expert = {"expertLevel": params.LEVEL_ADVANCED, "condition": PAPER}
         form.addParam(
             "method", params.EnumParam, default=0, label="Method", **expert,
-            choices=["FAML: weigh all plausible poses", "FA: best pose only"])
+            choices=["FAML: weigh all plausible poses", "FA: best pose only"],
+            help="How poses count in an average: by their posterior, or the best one alone.")
         form.addParam(
             "start", params.EnumParam, default=1, label="Start from", **expert,
             choices=["unturned particles", "particles turned at random"],
@@ -260,11 +266,13 @@ class ProtFamlClassify(_ProtFamlParticles):
                  "choice) they share one missing wedge, and particles in random orientations lock "
                  "onto it.")
         form.addParam("search", params.EnumParam, default=0, label="Search for poses", **expert,
-                      choices=SEARCH_LABELS)
+                      choices=SEARCH_LABELS,
+                      help="By magnitudes of spectra first, as published; or all rotations, with "
+                           "phases: better in strong noise.")
         form.addParam(
             "bandwidth", params.IntParam, allowsNull=True, label="Bandwidth", **expert,
-            help="Of the spherical harmonics; higher values resolve finer rotations and cost the "
-                 "cube. Empty: from the box, 8 to 32.")
+            help="Number of degrees of the spherical harmonics; higher values resolve finer "
+                 "rotations and cost the cube. Empty: from the box, 8 to 32.")
 
     # --------------------------------------------------------------------------------- steps
     def _insertAllSteps(self):
@@ -501,7 +509,9 @@ class ProtFamlAlign(_ProtFamlParticles):
         form.addSection(label=Message.LABEL_INPUT)
         form.addParam(
             "inputSubtomograms", params.PointerParam, pointerClass="SetOfSubTomograms",
-            important=True, label="Subtomograms")
+            important=True, label="Subtomograms",
+            help="Bright density on dark, one box and voxel size. Their present alignment is not "
+                 "used.")
         form.addParam(
             "inputReference", params.PointerParam, important=True, label="Reference",
             pointerClass="AverageSubTomogram, SubTomogram, Volume",

@@ -31,7 +31,8 @@ class ProtFamlPickDetector(ProtFamlPickBase):
                       help="Train one with 'train a detector' on some hundred positions.")
         form.addParam("inputDetector", params.PointerParam, pointerClass="FamlDetector",
                       condition=f"source=={TRAINED}", allowsNull=True, important=True,
-                      label="Trained detector")
+                      label="Trained detector",
+                      help="The output of a run of train a detector.")
         form.addParam("weightsFile", params.FileParam, default="", label="Weights file",
                       condition=f"source=={FROM_FILE}",
                       help="weights.pt of train-detector.")

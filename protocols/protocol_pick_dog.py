@@ -40,8 +40,8 @@ class ProtFamlPickDog(ProtFamlPickBase):
         form.addParam("falsePositives", params.FloatParam, default=1.0,
                       expertLevel=params.LEVEL_ADVANCED, validators=[params.GT(0)],
                       label="False positives allowed",
-                      help="In a whole tomogram (or its mask), of noise alone: sets the threshold "
-                           "where none is given.")
+                      help="How many picks noise alone may cause in a whole tomogram (or its "
+                           "mask): sets the threshold where none is given.")
         form.addParam("filter", params.EnumParam, default=0, expertLevel=params.LEVEL_ADVANCED,
                       choices=["difference of Gaussians", "Laplacian of a Gaussian"],
                       label="Filter", help="Nearly the same; the second is slower.")

@@ -48,8 +48,8 @@ class ProtFamlPickTemplate(ProtFamlPickBase):
         form.addParam("falsePositives", params.FloatParam, default=1.0,
                       expertLevel=params.LEVEL_ADVANCED, validators=[params.GT(0)],
                       label="False positives allowed",
-                      help="In a whole tomogram (or its mask): sets the threshold where none is "
-                           "given.")
+                      help="How many picks chance may cause in a whole tomogram (or its mask): "
+                           "sets the threshold where none is given.")
         form.addParam("control", params.EnumParam, default=0, expertLevel=params.LEVEL_ADVANCED,
                       choices=["template with random phases", "mirrored template", "none"],
                       label="Control",
@@ -68,7 +68,8 @@ class ProtFamlPickTemplate(ProtFamlPickBase):
         form.addParam("candidates", params.IntParam, allowsNull=True,
                       expertLevel=params.LEVEL_ADVANCED, condition="not isExhaustive",
                       label="Peaks refined",
-                      help="Empty: half as many as particles would fill the tomogram.")
+                      help="How many of the coarse scan, the highest. Empty: half as many as "
+                           "particles would fill the tomogram.")
         form.addParam("angularStep", params.FloatParam, default=7.0,
                       expertLevel=params.LEVEL_ADVANCED, condition="isExhaustive",
                       validators=[params.GE(1), params.LE(60)], label="Angular step (deg)",

@@ -158,12 +158,14 @@ class ProtFamlSimulateTomograms(_ProtFamlSimulate):
         add_structures(form, "In every tomogram: one number for all structures, or one for each, "
                              "separated by commas.", condition=f"preset=={OWN}")
         form.addParam("numberOfTomograms", params.IntParam, default=1, label="Tomograms",
-                      validators=[params.GE(1)])
+                      validators=[params.GE(1)],
+                      help="How many to make, each with its own particles and noise.")
         line = form.addLine("Size (voxels)", help="Of a tomogram; z is along the beam.")
         line.addParam("sizeX", params.IntParam, default=192, label="x")
         line.addParam("sizeY", params.IntParam, default=192, label="y")
         line.addParam("sizeZ", params.IntParam, default=64, label="z")
-        line = form.addLine("Surroundings", help="Of a tomogram; not among the true positions.")
+        line = form.addLine(
+            "Surroundings", help="How many in a tomogram; not among the true positions.")
         line.addParam("gold", params.IntParam, default=0, label="gold beads",
                       validators=[params.GE(0)])
         line.addParam("membranes", params.IntParam, default=0, label="vesicles",
@@ -268,7 +270,8 @@ class ProtFamlSimulateSubtomograms(_ProtFamlSimulate):
         form.addSection(label=Message.LABEL_INPUT)
         add_structures(form, "One number for all structures, or one for each, separated by commas.")
         form.addParam("boxSize", params.IntParam, default=32, label="Box size (voxels)",
-                      validators=[params.GE(8)])
+                      validators=[params.GE(8)],
+                      help="Edge of the cube: the largest structure, shifts, and room for both.")
         form.addParam("maxShift", params.FloatParam, default=2.0, label="Largest shift (voxels)",
                       help="Of a particle from the centre of its box, at random in a ball.")
         add_imaging(form, snr=0.05, defocus=6.0)

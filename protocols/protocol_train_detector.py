@@ -67,23 +67,29 @@ class ProtFamlTrainDetector(ProtFamlBase):
                            "commas. Empty: the last one; of a single tomogram a slab. The wizard "
                            "lists them.")
         form.addParam("epochs", params.IntParam, default=40, validators=[params.GE(1)],
-                      label="Epochs")
+                      label="Epochs",
+                      help="How many passes over the training tomograms.")
         form.addParam("startDetector", params.PointerParam, pointerClass="FamlDetector",
                       allowsNull=True, label="Start from",
                       help="A detector to train on, instead of starting from nothing.")
         form.addParam("architecture", params.EnumParam, default=0, choices=[
             "points (heat map, no anchors)", "yolo (as published)"], label="Network",
-            expertLevel=params.LEVEL_ADVANCED)
+            expertLevel=params.LEVEL_ADVANCED,
+            help="Points finds centres and needs no boxes; yolo is the published detector.")
         form.addParam("learningRate", params.FloatParam, allowsNull=True, label="Learning rate",
-                      expertLevel=params.LEVEL_ADVANCED, help="Empty: the network's own.")
+                      expertLevel=params.LEVEL_ADVANCED,
+                      help="Size of the first steps of the optimiser, 0 to 1. Empty: the network's "
+                           "own.")
         form.addParam("batch", params.IntParam, default=4, validators=[params.GE(1)],
-                      expertLevel=params.LEVEL_ADVANCED, label="Crops in a step")
+                      expertLevel=params.LEVEL_ADVANCED, label="Crops in a step",
+                      help="How many are learnt from together; more need more memory.")
         form.addParam("quarterTurns", params.BooleanParam, default=False,
                       expertLevel=params.LEVEL_ADVANCED, label="Quarter turns?",
                       help="Also turn crops by a quarter about the beam, which turns the missing "
                            "wedge: for tomograms with different tilt axes.")
         form.addParam("seed", params.IntParam, default=0, expertLevel=params.LEVEL_ADVANCED,
-                      label="Random seed")
+                      label="Random seed",
+                      help="Of first weights and of crops: the same seed draws the same.")
         form.addParallelSection(threads=4, mpi=0)
 
     # --------------------------------------------------------------------------------- steps
