@@ -83,6 +83,12 @@ def move_volume(volume: FloatArray, transforms: RigidTransforms, order: int = 3)
     return moved
 
 
+def mirrored(volume: FloatArray) -> FloatArray:
+    """Return the volume of the other hand: z turned round about voxel n // 2."""
+    shift = 1 - volume.shape[0] % 2  # an even box has its centre beside the middle
+    return np.ascontiguousarray(np.roll(volume[::-1], shift, axis=0))
+
+
 def crop_or_pad(volume: FloatArray, shape: tuple[int, int, int], fill: float = 0.0) -> FloatArray:
     """Return `volume` in a box of `shape`, centre on centre (voxel n // 2 of every axis)."""
     out = np.full(shape, fill, dtype=volume.dtype)

@@ -11,11 +11,11 @@ from scipion_faml.evaluation.similarity import (
     similarity,
     similarity_of_hands,
 )
-from scipion_faml.evaluation.superposition import evaluation_mask, mirrored
+from scipion_faml.evaluation.superposition import evaluation_mask
 from scipion_faml.geometry import RigidTransforms, random_rotations
 from scipion_faml.simulation.density import rasterise, turned
 from scipion_faml.simulation.phantom import blob_model, blobs
-from scipion_faml.volume import squared_radius
+from scipion_faml.volume import mirrored, squared_radius
 
 N = 28
 

@@ -9,7 +9,6 @@ from scipion_faml.evaluation.superposition import (
     correlation,
     evaluation_mask,
     group_frame,
-    mirrored,
     move_map,
     self_correlation,
     superpose,
@@ -26,6 +25,7 @@ from scipion_faml.geometry import (
     rotation_angle_deg,
 )
 from scipion_faml.symmetry import rotation_about, symmetry_rotations
+from scipion_faml.volume import mirrored
 
 
 def blobs(n, positions, width):
@@ -77,15 +77,6 @@ def test_the_other_hand_fits_worse_and_its_mirror_fits_again():
     reference, other_hand = asymmetric(n), mirrored(asymmetric(n, pose))
     assert superpose(other_hand, reference)[1] < 0.95
     assert superpose(mirrored(other_hand), reference)[1] > 0.995
-
-
-@pytest.mark.parametrize("n", [9, 10])
-def test_mirroring_keeps_the_centre_and_undoes_itself(n):
-    volume = np.random.default_rng(4).standard_normal((n, n, n))
-    once = mirrored(volume)
-    c = n // 2
-    assert once[c, 2, 3] == volume[c, 2, 3] and once[c + 1, 2, 3] == volume[c - 1, 2, 3]
-    np.testing.assert_array_equal(mirrored(once), volume)
 
 
 def test_the_rotation_grid_leaves_no_gap():

@@ -17,7 +17,7 @@ from scipion_faml.picking.template.chance import (
     chance_of_maxima,
     unbounded,
 )
-from scipion_faml.picking.template.controls import mirrored, phase_randomised
+from scipion_faml.picking.template.controls import phase_randomised
 from scipion_faml.picking.template.correlation import (
     prepare_piece,
     prepare_template,
@@ -268,12 +268,6 @@ def test_tiles_outside_a_mask_are_not_looked_at():
 
 
 # -------------------------------------------------------------------------------------- controls
-def test_a_mirrored_template_is_the_other_hand():
-    density = blobs(16)
-    assert np.array_equal(mirrored(mirrored(density)), density)
-    assert mirrored(density)[8 + 3, 5, 6] == density[8 - 3, 5, 6]
-
-
 def test_a_control_has_the_power_and_profile_of_the_structure_and_its_symmetry():
     n, rng = 24, np.random.default_rng(0)
     density, mask = blobs(n), soft_sphere(n, 8.0, 2.0)

@@ -1,9 +1,9 @@
-"""Volumes: boxes in a whole."""
+"""Volumes: boxes in a whole, mirror images."""
 
 import numpy as np
 import pytest
 
-from scipion_faml.volume import crop_or_pad, overlap
+from scipion_faml.volume import crop_or_pad, mirrored, overlap
 
 
 @pytest.mark.parametrize("start", [(-2, 0), (3, 4), (6, -3), (9, 0), (-4, 2), (-9, 20)])
@@ -27,3 +27,12 @@ def test_a_cropped_or_padded_volume_keeps_its_centre_voxel(old, new):
     assert np.argwhere(changed == 1.0).tolist() == [[new // 2, new // 2, (new + 1) // 2]]
     kept = [min(a, b) for a, b in zip(volume.shape, changed.shape, strict=True)]
     assert (changed > -1.0).sum() == np.prod(kept)
+
+
+@pytest.mark.parametrize("n", [9, 10])
+def test_mirroring_keeps_the_centre_and_undoes_itself(n):
+    volume = np.random.default_rng(4).standard_normal((n, n, n))
+    once = mirrored(volume)
+    c = n // 2
+    assert once[c, 2, 3] == volume[c, 2, 3] and once[c + 1, 2, 3] == volume[c - 1, 2, 3]
+    np.testing.assert_array_equal(mirrored(once), volume)

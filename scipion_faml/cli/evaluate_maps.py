@@ -27,7 +27,7 @@ from scipion_faml.report import Report
 from scipion_faml.structures import change_voxel_size
 from scipion_faml.symmetry import cyclic_fold
 from scipion_faml.types import FloatArray
-from scipion_faml.volume import crop_or_pad
+from scipion_faml.volume import crop_or_pad, mirrored
 
 
 # ----------------------------------------------------------------------------------- average
@@ -133,7 +133,7 @@ def _superposed(
     if no_search:
         likeness = superposition.correlation(volume, target)
         return volume, {"cc": likeness, "hand": "same", "superposed": False}
-    versions = {"same": volume, "mirrored": superposition.mirrored(volume)}
+    versions = {"same": volume, "mirrored": mirrored(volume)}
     fits = executor_of(min(threads, 2)).map(
         lambda version: superposition.superpose(version, target), versions.values())
     found = dict(zip(versions, fits, strict=True))

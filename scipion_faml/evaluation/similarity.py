@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from scipion_faml.evaluation.superposition import (
     correlation,
     evaluation_mask,
-    mirrored,
     move_map,
     superpose,
     without_radial_mean,
 )
 from scipion_faml.geometry import RigidTransforms
 from scipion_faml.types import FloatArray
+from scipion_faml.volume import mirrored
 
 HANDS = ("same", "mirrored")
 

@@ -80,13 +80,6 @@ def evaluation_mask(n: int) -> FloatArray:
     return soft_sphere(n, radius, min(3.0, max(n / 2 - radius, 1.0)))
 
 
-def mirrored(volume: FloatArray) -> FloatArray:
-    """Return the volume of the other hand: z turned round about voxel n // 2."""
-    n = volume.shape[0]
-    flipped = volume[::-1]
-    return np.roll(flipped, 1, axis=0) if n % 2 == 0 else flipped.copy()
-
-
 # ------------------------------------------------------------------------------------ search
 def uniform_rotations(step_deg: float) -> FloatArray:
     """Return rotations (M, 3, 3) that cover SO(3) evenly, neighbours about `step_deg` apart.

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from scipion_faml.picking.peaks import suppress_neighbours
-from scipion_faml.picking.template.controls import mirrored, phase_randomised
+from scipion_faml.picking.template.controls import phase_randomised
 from scipion_faml.picking.template.correlation import MASK_EDGE, Template, prepare_template
 from scipion_faml.picking.template.filters import Filter, band_pass
 from scipion_faml.picking.template.rotations import scan_rotations
@@ -20,7 +20,7 @@ from scipion_faml.template_matching.model import TemplateModel, border_level, ma
 from scipion_faml.template_matching.refinement import Refiner, prepare_refiner
 from scipion_faml.template_matching.settings import TemplateConfig
 from scipion_faml.types import BoolArray, FloatArray, IntArray
-from scipion_faml.volume import crop_or_pad, soft_sphere
+from scipion_faml.volume import crop_or_pad, mirrored, soft_sphere
 from scipion_faml.wedge import MissingWedge
 
 COARSE_RESOLUTION = 0.8  # times diameter and coarse step (rad): finer detail a step scrambles

@@ -15,13 +15,6 @@ CONTROLS = ("phase", "mirror", "none")
 ROUNDS = 6  # in which power and profile settle together
 
 
-def mirrored(density: FloatArray) -> FloatArray:
-    """Return the other hand: z turned about the centre voxel n // 2."""
-    flipped = density[::-1]
-    shift = 1 - density.shape[0] % 2  # an even box has its centre beside the middle
-    return np.ascontiguousarray(np.roll(flipped, shift, axis=0))
-
-
 def phase_randomised(
     density: FloatArray, mask: FloatArray, symmetry: str, rng: np.random.Generator
 ) -> FloatArray:
