@@ -34,6 +34,7 @@ from scipion_faml.align import (  # noqa: E402
     prepare_reference,
     score_rotations,
 )
+from scipion_faml.estep import CACHE_BYTES  # noqa: E402
 from scipion_faml.execution import executor_of  # noqa: E402
 from scipion_faml.fourier import (  # noqa: E402
     spectrum,
@@ -206,7 +207,7 @@ def main(boxes: tuple[int, ...], repeats: int) -> None:
         n_particles = max(8, 640 // n)
         spent = time_iteration(n, n_particles, repeats)
         stages = " | ".join(f"{spent[s]:.4f}" for s in ("read", "candidates", "statistics"))
-        kept = time_iteration(n, n_particles, repeats, faml.CACHE_BYTES)["total"]
+        kept = time_iteration(n, n_particles, repeats, CACHE_BYTES)["total"]
         click.echo(f"| {n}^3 | {spent['total']:.4f} | {stages} | {kept:.4f} |")
     tables = {n: time_stages(n, repeats) for n in boxes}
     click.echo("\n| stage, ms of a core | " + " | ".join(f"{n}^3" for n in boxes) + " |")

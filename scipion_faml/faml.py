@@ -9,82 +9,43 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from scipion_faml.align import (
-    Candidates,
-    Observation,
-    PreparedWedge,
-    Reference,
-    observe,
-    prepare_reference,
-    prepare_wedge,
-)
+from scipion_faml.align import Observation, Reference
 from scipion_faml.em import (
-    Assignment,
-    AverageUpdate,
-    Posterior,
     SufficientStatistics,
-    accumulate,
-    assign,
     half_averages,
-    hard_assignment,
-    imputed_average,
     m_step,
-    observed_average,
     observed_averages,
     propose,
     search_of,
-    soft_posterior,
+)
+from scipion_faml.estep import (
+    METHOD_STEPS,
+    Assignments,
+    EStep,
+    Geometry,
+    ignore_progress,
+    particle_blocks,
+    sum_blocks,
 )
 from scipion_faml.execution import Executor, SerialExecutor
-from scipion_faml.fourier import SampleSet, sample_set
+from scipion_faml.fourier import SampleSet
 from scipion_faml.geometry import RigidTransforms, rotation_angle_deg
-from scipion_faml.harmonics import ShellPlan, shell_plan
 from scipion_faml.impose import masked, representatives, symmetrised_sums, turn_between_deg
 from scipion_faml.io import SubtomogramSource
 from scipion_faml.model import FamlConfig, ModelState, random_classes, starting_poses
-from scipion_faml.phase import PhaseSearch
-from scipion_faml.types import ComplexArray, FloatArray, IntArray
+from scipion_faml.types import FloatArray, IntArray
 
 logger = logging.getLogger(__name__)
 
-# What distinguishes the two methods: how candidates are weighted, and how averages are updated.
-METHOD_STEPS: dict[str, tuple[Posterior, AverageUpdate]] = {
-    "faml": (soft_posterior, imputed_average),
-    "fa": (hard_assignment, observed_average),
-}
-
-
-MAX_CACHED_WEDGES = 8
-CACHE_BYTES = 2**30  # of particles that stay at hand between iterations
-
-
-@dataclass(frozen=True, eq=False)
-class Assignments:
-    """The best class and pose of every particle, a row each."""
-
-    class_index: IntArray  # (N,)
-    poses: RigidTransforms  # N
-    responsibility: FloatArray  # (N,) of the best candidate
-    log_likelihood: FloatArray  # (N,)
-    class_posterior: FloatArray  # (N, K)
-
-    @staticmethod
-    def of(parts: Sequence[Assignment], n_classes: int) -> Assignments:
-        """Collect single particles' assignments."""
-        return Assignments(
-            np.array([a.class_index for a in parts], dtype=np.intp),
-            RigidTransforms.concatenate([a.pose for a in parts]),
-            np.array([a.responsibility[a.best] for a in parts]),
-            np.array([a.log_likelihood for a in parts]),
-            np.stack(
-                [np.bincount(a.candidates.class_index, a.responsibility, n_classes) for a in parts]
-            ),
-        )
-
+__all__ = [
+    "Assignments", "Geometry", "IterationResult", "accumulate_known", "average_known",
+    "ignore_progress", "initial_state", "iterate", "log_iteration", "pose_change_deg", "run",
+    "state_from_references", "with_symmetry",
+]
 
 @dataclass(frozen=True, eq=False)
 class IterationResult:
@@ -104,103 +65,6 @@ class IterationResult:
         return [int(k) for k in np.flatnonzero(self.state.alpha * n_particles < 1.0)]
 
 
-@dataclass(frozen=True, eq=False)
-class Geometry:
-    """The samples and shells that a box size and the settings define, and what is kept of a source.
-
-    As many particles as fit `cache_bytes` are kept; the rest is observed anew, with the same bits.
-    """
-
-    samples: SampleSet
-    plan: ShellPlan
-    cache_bytes: int = CACHE_BYTES
-    _wedges: dict[int, PreparedWedge] = field(default_factory=dict)
-    _observations: dict[int, Observation] = field(default_factory=dict)
-
-    @staticmethod
-    def of(
-        source: SubtomogramSource, config: FamlConfig, cache_bytes: int = CACHE_BYTES
-    ) -> Geometry:
-        """Return the geometry of a source's box; use it for this source alone."""
-        if source.n < 8:
-            raise ValueError(f"the box of {source.n} voxels is too small: at least 8 are needed")
-        radius = config.max_radius_of(source.n, source.voxel_size_angst)
-        plan = shell_plan(config.bandwidth_of(source.n), radius)
-        return Geometry(sample_set(source.n, radius), plan, cache_bytes)
-
-    def observe(self, source: SubtomogramSource, index: int) -> Observation:
-        """Return one particle, read if it is not at hand."""
-        known = self._observations.get(index)
-        if known is not None:
-            return known
-        particle = source[index]
-        try:
-            found = observe(particle.volume, self.prepare_wedge(particle.wedge), index)
-        except ValueError as error:
-            raise ValueError(f"subtomogram {index + 1}: {error}") from error
-        size = found.n_bytes
-        if particle.wedge.flags.writeable:  # its own: shared ones are read-only
-            size += found.wedge.n_bytes
-        if (len(self._observations) + 1) * size <= self.cache_bytes:
-            self._observations[index] = found
-        return found
-
-    def prepare_wedge(self, weight: FloatArray) -> PreparedWedge:
-        """Return a prepared wedge; those of tilt ranges, which particles share, are kept."""
-        known = self._wedges.get(id(weight))
-        if known is not None:
-            return known
-        prepared = prepare_wedge(weight, self.samples, self.plan)
-        # Shared masks are read-only. An entry keeps its array alive, so the id stays its own.
-        if not weight.flags.writeable and len(self._wedges) < MAX_CACHED_WEDGES:
-            self._wedges[id(weight)] = prepared
-        return prepared
-
-    def references(self, averages: FloatArray) -> list[Reference]:
-        """Prepare class averages."""
-        return [prepare_reference(a, self.samples, self.plan) for a in averages]
-
-    def at_samples(self, references: Sequence[Reference]) -> list[ComplexArray]:
-        """Return the averages at the samples."""
-        return [r.turned(np.eye(3)) for r in references]
-
-
-def chunks(n_particles: int, chunk_size: int) -> list[range]:
-    """Return the particle indices in fixed chunks: what a worker does at a time."""
-    return [range(a, min(a + chunk_size, n_particles)) for a in range(0, n_particles, chunk_size)]
-
-
-ChunkResult = tuple[SufficientStatistics, list[Assignment], dict[str, float]]
-
-
-def reduce_chunks(
-    executor: Executor, function: Callable[[range], ChunkResult], items: Sequence[range],
-    on_progress: Callable[[int, int], None],
-) -> ChunkResult:
-    """Map `function` over chunks and add the results up in their order."""
-    total: SufficientStatistics | None = None
-    assignments: list[Assignment] = []
-    seconds: dict[str, float] = {}
-    for done, (statistics, part, spent) in enumerate(executor.map(function, items), 1):
-        total = statistics if total is None else total.absorb(statistics)
-        assignments += part
-        seconds = {k: seconds.get(k, 0.0) + spent.get(k, 0.0) for k in {**seconds, **spent}}
-        on_progress(min(items[done - 1].stop, items[-1].stop), items[-1].stop)
-    if total is None:
-        raise ValueError("there is no particle")
-    return total, assignments, seconds
-
-
-def known_pose(pose: RigidTransforms, class_index: int) -> Candidates:
-    """Return a given pose as the only candidate; nothing is scored."""
-    one, zero = np.ones(1), np.zeros(1)
-    return Candidates(pose, np.array([class_index]), zero, zero, zero, one)
-
-
-def ignore_progress(done: int, total: int) -> None:
-    """Report nothing."""
-
-
 def accumulate_known(
     source: SubtomogramSource,
     class_index: IntArray,
@@ -211,18 +75,9 @@ def accumulate_known(
 ) -> SufficientStatistics:
     """Return the statistics of particles whose class and pose are known."""
     geometry = Geometry.of(source, config, cache_bytes=0)
-
-    def work(chunk: range) -> ChunkResult:
-        statistics = SufficientStatistics.zero(config.n_classes, geometry.samples)
-        for i in chunk:
-            observation = geometry.observe(source, i)
-            candidates = known_pose(poses[[i]], int(class_index[i]))
-            assignment = Assignment(i, candidates, np.ones(1), 0.0)
-            statistics = accumulate(statistics, observation, assignment)
-        return statistics, [], {}
-
-    items = chunks(len(source), config.chunk_size)
-    return reduce_chunks(executor or SerialExecutor(), work, items, on_progress)[0]
+    job = EStep(None, config).opened(source, geometry)
+    blocks = particle_blocks(len(source), config.chunk_size, class_index, poses)
+    return sum_blocks(executor or SerialExecutor(), job, blocks, on_progress).statistics
 
 
 def with_symmetry(
@@ -320,37 +175,6 @@ def _best_gain(observation: Observation, reference: Reference, config: FamlConfi
     return float(candidates.cross[best] / candidates.model_power[best])
 
 
-def e_step_chunk(
-    chunk: range,
-    source: SubtomogramSource,
-    geometry: Geometry,
-    references: Sequence[Reference],
-    state: ModelState,
-    config: FamlConfig,
-    search: PhaseSearch | None = None,
-    previous: Assignments | None = None,
-) -> ChunkResult:
-    """Return statistics and assignments of the particles in `chunk`."""
-    statistics = SufficientStatistics.zero(config.n_classes, geometry.samples)
-    assignments = []
-    seconds = {"read": 0.0, "candidates": 0.0, "statistics": 0.0}
-    posterior, _ = METHOD_STEPS[config.method]
-    for i in chunk:
-        clock = [time.perf_counter()]
-        observation = geometry.observe(source, i)
-        clock.append(time.perf_counter())
-        before = None if previous is None else previous.poses[[i]]
-        candidates = propose(observation, references, config, search, before)
-        clock.append(time.perf_counter())
-        assignment = assign(observation, candidates, state, posterior, config.min_responsibility)
-        statistics = accumulate(statistics, observation, assignment)
-        assignments.append(assignment)
-        clock.append(time.perf_counter())
-        for name, spent in zip(seconds, np.diff(clock), strict=True):
-            seconds[name] += float(spent)
-    return statistics, assignments, seconds
-
-
 def iterate(
     source: SubtomogramSource,
     state: ModelState,
@@ -369,28 +193,18 @@ def iterate(
     started = time.perf_counter()
     if geometry is None:
         geometry = Geometry.of(source, config, cache_bytes=0)
-    references = geometry.references(state.averages)
-    search = search_of(config, geometry.samples)
-    if search is not None:  # before the workers: they share it
-        for reference in references:
-            search.dense(reference)
-
-    def work(chunk: range) -> ChunkResult:
-        return e_step_chunk(
-            chunk, source, geometry, references, state, config, search, previous)
-
-    items = chunks(len(source), config.chunk_size)
-    statistics, parts, seconds = reduce_chunks(
-        executor or SerialExecutor(), work, items, on_progress
-    )
+    job = EStep(state, config).opened(source, geometry)
+    before = None if previous is None else previous.poses
+    blocks = particle_blocks(len(source), config.chunk_size, poses=before)
+    sums = sum_blocks(executor or SerialExecutor(), job, blocks, on_progress)
     _, update = METHOD_STEPS[config.method]
-    current = geometry.at_samples(references)
-    statistics = with_symmetry(statistics, geometry.samples, config.group)
+    current = geometry.at_samples(job.references)
+    statistics = with_symmetry(sums.statistics, geometry.samples, config.group)
     new_state = m_step(statistics, state, current, geometry.samples, update)
     if mask is not None:
         averages = np.stack([masked(average, mask) for average in new_state.averages])
         new_state = replace(new_state, averages=averages)
-    assignments = Assignments.of(parts, config.n_classes)
+    assignments, seconds = Assignments.concatenate(sums.assignments), sums.seconds
     poses = representatives(assignments.poses, config.group)
     assignments = replace(assignments, poses=poses)
     halves = half_averages(statistics, geometry.samples)

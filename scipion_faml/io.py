@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import mrcfile
 import numpy as np
@@ -305,8 +305,14 @@ class Particle:
     wedge: FloatArray  # (n, n, n // 2 + 1) float32 in [0, 1]: 1 measured, 0 missing
 
 
+Row = tuple["str | FloatArray", "MissingWedge | str | FloatArray"]  # volume or file, and wedge
+
+
 class SubtomogramSource(Protocol):
-    """A sequence of particles of one box and voxel size; a worker reads its own."""
+    """A sequence of particles of one box and voxel size; a worker reads its own.
+
+    Those of this module can be sent to other processes: `emptied`, and `rows` of some particles.
+    """
 
     @property
     def n(self) -> int: ...
@@ -341,6 +347,111 @@ class SourceView:
     def __getitem__(self, index: int) -> Particle:
         return self.source[index]
 
+    def emptied(self) -> SourceView:
+        """Return the same view of a source without particles."""
+        return replace(self, source=_sendable(self.source).emptied())
+
+    def rows(self, indices: Iterable[int]) -> dict[int, Row]:
+        """Return what another process needs to read some particles."""
+        return _sendable(self.source).rows(indices)
+
+    def learn(self, rows: Mapping[int, Row]) -> None:
+        """Take up particles; of an emptied source."""
+        _sendable(self.source).learn(rows)
+
+    def forget(self, indices: Iterable[int]) -> None:
+        """Drop particles that were taken up."""
+        _sendable(self.source).forget(indices)
+
+
+def _sendable(source: SubtomogramSource) -> Any:
+    """The source, if it can be sent to other processes."""
+    if not hasattr(source, "emptied"):
+        raise ValueError(
+            f"particles of a {type(source).__name__} cannot be sent to other processes: use "
+            "threads, or a FileSource")
+    return source
+
+
+@dataclass(frozen=True, eq=False)
+class _Weights:
+    """Weight volumes, of which those that particles share are read once."""
+
+    shared: frozenset[str]
+    _known: dict[str, FloatArray] = field(default_factory=dict)
+
+    def of(self, wedge: MissingWedge | str | FloatArray, n: int) -> FloatArray:
+        """Return weights (n, n, n // 2 + 1); read-only where particles share them."""
+        if isinstance(wedge, MissingWedge):
+            return wedge.mask(n)
+        weight = self._read(wedge) if isinstance(wedge, str) else wedge
+        if weight.shape[0] != n:
+            raise ValueError(f"{wedge} has a box of {weight.shape[0]}, its particle {n}")
+        return weight
+
+    def _read(self, path: str) -> FloatArray:
+        if path not in self.shared:
+            return read_weight(path)
+        if path not in self._known:
+            weight = read_weight(path)
+            weight.flags.writeable = False
+            self._known.setdefault(path, weight)
+        return self._known[path]
+
+
+@dataclass(frozen=True, eq=False)
+class ToldSource:
+    """Particles in another process, which learns of them block by block."""
+
+    n: int
+    voxel_size_angst: float
+    n_particles: int
+    shared_weights: frozenset[str] = frozenset()  # files that several particles name
+    _rows: dict[int, Row] = field(default_factory=dict)
+    _weights: _Weights | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_weights", _Weights(self.shared_weights))
+
+    def __len__(self) -> int:
+        return self.n_particles
+
+    def __getitem__(self, index: int) -> Particle:
+        volume, wedge = self._rows[index]
+        assert self._weights is not None
+        return _particle(index, volume, wedge, self.n, self._weights)
+
+    def emptied(self) -> ToldSource:
+        """Return the source without particles."""
+        return replace(self, _rows={}, _weights=None)
+
+    def rows(self, indices: Iterable[int]) -> dict[int, Row]:
+        """Return what another process needs to read some particles."""
+        return {i: self._rows[i] for i in indices}
+
+    def learn(self, rows: Mapping[int, Row]) -> None:
+        """Take up particles."""
+        self._rows.update(rows)
+
+    def forget(self, indices: Iterable[int]) -> None:
+        """Drop particles that were taken up."""
+        for i in indices:
+            self._rows.pop(i, None)
+
+
+def _particle(
+    index: int, volume: str | FloatArray, wedge: MissingWedge | str | FloatArray, n: int,
+    weights: _Weights,
+) -> Particle:
+    """A particle from its volume or file, in a set of boxes of n."""
+    if isinstance(volume, str):
+        values = read_cube(volume)[0]
+        if values.shape[0] != n:
+            raise ValueError(f"{volume} has a box of {values.shape[0]}, the set {n}")
+    else:
+        values = check_cube(volume, f"subtomogram {index + 1}")
+    return Particle(index, values, weights.of(wedge, n))
+
 
 @dataclass(frozen=True, eq=False)
 class ArraySource:
@@ -364,6 +475,16 @@ class ArraySource:
         volume = check_cube(self.volumes[index], f"subtomogram {index + 1}")
         return Particle(index, volume, weight)
 
+    def emptied(self) -> ToldSource:
+        """Return a source of as many particles for other processes."""
+        return ToldSource(self.n, self.voxel_size_angst, len(self))
+
+    def rows(self, indices: Iterable[int]) -> dict[int, Row]:
+        """Return some particles."""
+        wedges = self.wedges
+        return {i: (self.volumes[i], wedges if isinstance(wedges, MissingWedge) else wedges[i])
+                for i in indices}
+
 
 @dataclass(frozen=True, eq=False)
 class FileSource:
@@ -373,38 +494,28 @@ class FileSource:
     wedges: Sequence[MissingWedge | str]  # a tilt range, or the file of a 3-D weight volume
     n: int
     voxel_size_angst: float
-    _weights: dict[str, FloatArray] = field(default_factory=dict)  # those that particles share
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Particle:
-        volume = read_cube(self.paths[index])[0]
-        if volume.shape[0] != self.n:
-            raise ValueError(
-                f"{self.paths[index]} has a box of {volume.shape[0]}, the set {self.n}"
-            )
-        wedge = self.wedges[index]
-        weight = wedge.mask(self.n) if isinstance(wedge, MissingWedge) else self._weight(wedge)
-        if weight.shape[0] != self.n:
-            raise ValueError(f"{wedge} has a box of {weight.shape[0]}, its particle {self.n}")
-        return Particle(index, volume, weight)
+        return _particle(
+            index, self.paths[index], self.wedges[index], self.n, self._weights)
 
     @cached_property
-    def _shared_files(self) -> set[str]:
-        """Files of weights that several particles name, a few of them."""
+    def _weights(self) -> _Weights:
+        """Weights that several particles name are kept, a few of them."""
         counts = Counter(wedge for wedge in self.wedges if isinstance(wedge, str))
-        return {name for name, count in counts.most_common(MAX_SHARED_WEIGHTS) if count > 1}
+        return _Weights(frozenset(
+            name for name, count in counts.most_common(MAX_SHARED_WEIGHTS) if count > 1))
 
-    def _weight(self, path: str) -> FloatArray:
-        """Weights in a file; the same read-only array for all particles that share it."""
-        if path not in self._shared_files:
-            return read_weight(path)
-        if path not in self._weights:
-            weight = read_weight(path)
-            weight.flags.writeable = False
-            self._weights.setdefault(path, weight)
-        return self._weights[path]
+    def emptied(self) -> ToldSource:
+        """Return a source of as many particles for other processes."""
+        return ToldSource(self.n, self.voxel_size_angst, len(self), self._weights.shared)
+
+    def rows(self, indices: Iterable[int]) -> dict[int, Row]:
+        """Return files and wedges of some particles: other processes read their own."""
+        return {i: (self.paths[i], self.wedges[i]) for i in indices}
 
 
 def open_source(table: ParticleTable) -> FileSource:
@@ -452,4 +563,6 @@ def _wedges(table: ParticleTable) -> list[MissingWedge | str]:
             f"{table.path}: no tilt range: add famlTiltMin and famlTiltMax (deg) to data_optics, "
             "or rlnCtfImage to the particles"
         )
-    return [MissingWedge(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+    ranges = [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+    shared = {limits: MissingWedge(*limits) for limits in set(ranges)}  # one for all that have it
+    return [shared[limits] for limits in ranges]
