@@ -32,8 +32,16 @@ from scipion_faml.picking.background import (
     expected_maxima,
     threshold_of,
 )
-from scipion_faml.picking.peaks import between_voxels, robust_spread, suppress_neighbours
-from scipion_faml.picking.tiles import Binned, Tile, TileMap, searched_tiles
+from scipion_faml.picking.peaks import between_voxels, suppress_neighbours
+from scipion_faml.picking.tiles import (
+    Binned,
+    Tile,
+    TileMap,
+    check_tomogram,
+    core_in_tile,
+    level_and_spread,
+    searched_tiles,
+)
 from scipion_faml.types import BoolArray, FloatArray, IntArray
 
 TRUNCATE = 4.0  # Gaussians are cut at this many standard deviations
@@ -177,10 +185,7 @@ def _check(
     tomogram: FloatArray, voxel_size_angst: float, config: DogConfig, mask: FloatArray | None
 ) -> None:
     """Refuse what cannot be picked in."""
-    if tomogram.ndim != 3:
-        raise ValueError(f"the tomogram has {tomogram.ndim} dimensions, 3 are needed")
-    if not 0 < voxel_size_angst < np.inf:
-        raise ValueError(f"voxel size {voxel_size_angst:g}: give it in angstrom, above 0")
+    check_tomogram(tomogram, voxel_size_angst)
     if mask is not None and mask.shape != tomogram.shape:
         raise ValueError(f"the mask has shape {mask.shape}, the tomogram {tomogram.shape}")
     for diameter in config.diameters_angst:
@@ -262,10 +267,7 @@ def _searched(
     binning = max(1, int(sigmas_of(diameter / 2, config.ratio)[0] / MIN_SIGMA))
     binned = Binned(tomogram, binning)
     binned_mask = None if mask is None else Binned(mask, binning)
-    level, spread = robust_spread(binned.samples())
-    if not spread > 0:
-        raise ValueError("more than half of the tomogram is constant: crop it to what was imaged")
-    spread = -spread if config.is_dark else spread
+    level, spread = level_and_spread(binned, config.is_dark)
     radius = diameter / 2 / binning
     outer = sigmas_of(radius, config.ratio)[1]
     tiles = searched_tiles(
@@ -304,9 +306,7 @@ def _tile_maxima(
     padded, core = tile
     values = np.clip((binned[padded] - level) / spread, -config.clip_sd, config.clip_sd)
     response = FILTERS[config.filter](values, radius, config.ratio)
-    inner = tuple(
-        slice(c.start - p.start, c.stop - p.start) for c, p in zip(core, padded, strict=True)
-    )
+    inner = core_in_tile(tile)
     peak = response[inner] == ndimage.maximum_filter(response, 3)[inner]
     peak &= response[inner] > 0
     start = np.array([s.start for s in inner])

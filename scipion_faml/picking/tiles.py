@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from scipion_faml.picking.peaks import robust_spread
 from scipion_faml.types import FloatArray, IntArray
 from scipion_faml.volume import iter_tiles
 
@@ -57,6 +58,35 @@ class Binned:
         whole = (slice(0, self.shape[1]), slice(0, self.shape[2]))
         parts = [self[(slice(int(z), int(z) + 1), *whole)][:, ::step, ::step] for z in chosen]
         return np.concatenate([p.ravel() for p in parts])
+
+
+def check_tomogram(tomogram: FloatArray, voxel_size_angst: float) -> None:
+    """Refuse a tomogram that is none, or a voxel size that is not possible."""
+    if tomogram.ndim != 3:
+        raise ValueError(f"the tomogram has {tomogram.ndim} dimensions, 3 are needed")
+    if not 0 < voxel_size_angst < np.inf:
+        raise ValueError(f"voxel size {voxel_size_angst:g}: give it in angstrom, above 0")
+
+
+def level_and_spread(binned: Binned, is_dark: bool) -> tuple[float, float]:
+    """Return a tomogram's median and robust s.d., negative where particles are dark.
+
+    Raises
+    ------
+    ValueError
+        If more than half of it is constant.
+    """
+    level, spread = robust_spread(binned.samples())
+    if not spread > 0:
+        raise ValueError("more than half of the tomogram is constant: crop it to what was imaged")
+    return level, -spread if is_dark else spread
+
+
+def core_in_tile(tile: Tile) -> tuple[slice, ...]:
+    """Return the core of a tile in the voxels of its padded region."""
+    padded, core = tile
+    return tuple(
+        slice(c.start - p.start, c.stop - p.start) for p, c in zip(padded, core, strict=True))
 
 
 def searched_tiles(

@@ -19,7 +19,7 @@ from scipion_faml.picking.template.chance import (
 )
 from scipion_faml.picking.template.rotations import scan_rotations
 from scipion_faml.picking.template.scan import ScoreMaps
-from scipion_faml.picking.tiles import TileMap
+from scipion_faml.picking.tiles import TileMap, check_tomogram
 from scipion_faml.symmetry import symmetry_rotations
 from scipion_faml.template_matching.model import TemplateModel, mask_width
 from scipion_faml.template_matching.search import MIN_DIAMETER, Matches, Search, Searched
@@ -84,10 +84,7 @@ def match_template(
 
 def _check(tomogram: FloatArray, voxel_size_angst: float, config: TemplateConfig) -> None:
     """Refuse what cannot be searched."""
-    if tomogram.ndim != 3:
-        raise ValueError(f"the tomogram has {tomogram.ndim} dimensions, 3 are needed")
-    if not voxel_size_angst > 0:
-        raise ValueError(f"voxel size {voxel_size_angst:g}: give it in angstrom, above 0")
+    check_tomogram(tomogram, voxel_size_angst)
     voxels = config.diameter_angst / voxel_size_angst
     if voxels < MIN_DIAMETER:
         raise ValueError(

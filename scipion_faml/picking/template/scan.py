@@ -14,10 +14,17 @@ import numpy as np
 from scipy import ndimage
 
 from scipion_faml.geometry import euler_to_matrix
-from scipion_faml.picking.peaks import between_voxels, robust_spread
+from scipion_faml.picking.peaks import between_voxels
 from scipion_faml.picking.template.correlation import Template, piece_margins, prepare_piece
 from scipion_faml.picking.template.filters import Filter, combined, radial_power, whitening
-from scipion_faml.picking.tiles import Binned, Tile, TileMap, searched_tiles
+from scipion_faml.picking.tiles import (
+    Binned,
+    Tile,
+    TileMap,
+    core_in_tile,
+    level_and_spread,
+    searched_tiles,
+)
 from scipion_faml.types import FloatArray, IntArray
 from scipion_faml.volume import overlap
 from scipion_faml.wedge import MissingWedge
@@ -95,10 +102,8 @@ def view_of(
     ValueError
         If more than half of it is constant, or it holds NaN.
     """
-    level, spread = robust_spread(binned.samples())
-    if not spread > 0:
-        raise ValueError("more than half of the tomogram is constant: crop it to what was imaged")
-    view = View(binned, level, -spread if is_dark else spread, clip_sd, band, band.reach)
+    level, spread = level_and_spread(binned, is_dark)
+    view = View(binned, level, spread, clip_sd, band, band.reach)
     edge = (view.edge,) * 3
     if whitens:
         blocks = (view.standard(corner, edge) for corner in view.blocks())
@@ -195,7 +200,7 @@ def scan(
         score = best.score if best.factor is None else best.score * best.factor
         found.append(_maxima_of_tile(score, best.rotation_index, place))
         if maps is not None:
-            inner = _core_in_tile(place)
+            inner = core_in_tile(place)
             maps.score[place[1]] = score[inner]
             maps.rotation_index[place[1]] = best.rotation_index[inner]
         best = None
@@ -234,16 +239,10 @@ def _better(first: _Best, second: _Best) -> _Best:
         np.where(is_better, second.rotation_index, first.rotation_index), first.factor)
 
 
-def _core_in_tile(tile: Tile) -> tuple[slice, ...]:
-    padded, core = tile
-    return tuple(
-        slice(c.start - p.start, c.stop - p.start) for p, c in zip(padded, core, strict=True))
-
-
 def _maxima_of_tile(score: FloatArray, rotation_index: IntArray, tile: Tile) -> Maxima:
     """Local maxima in the core of a tile, in voxels of the view."""
     padded, _ = tile
-    inner = _core_in_tile(tile)
+    inner = core_in_tile(tile)
     peak = score[inner] == ndimage.maximum_filter(score, 3)[inner]
     peak &= score[inner] > 0
     index = np.argwhere(peak) + np.array([s.start for s in inner])
