@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from scipion_faml.picking import in_mask
 from scipion_faml.picking.peaks import suppress_neighbours
 from scipion_faml.picking.template.controls import phase_randomised
 from scipion_faml.picking.template.correlation import MASK_EDGE, Template, prepare_template
@@ -160,9 +161,8 @@ class Search:
         limits = np.array(self.tomogram.shape) - 1.0
         inside = ((position_zyx >= margin) & (position_zyx <= limits - margin)).all(axis=1)
         if mask is not None:
-            nearest = np.rint(position_zyx * (mask.shape[0] / self.tomogram.shape[0]))
-            nearest = np.clip(nearest.astype(np.intp), 0, np.array(mask.shape) - 1)
-            inside &= mask[tuple(nearest.T)] > 0.5
+            in_its_voxels = position_zyx * (mask.shape[0] / self.tomogram.shape[0])
+            inside &= in_mask(in_its_voxels[:, ::-1], mask)
         return np.flatnonzero(inside)
 
     # --------------------------------------------------------------------------------- templates
@@ -247,9 +247,7 @@ class Search:
 
     def _peaks(self, maxima: Maxima) -> Maxima:
         """The maxima of a scan that are apart from each other, in voxels of the tomogram."""
-        b = self.binning
-        # A binned voxel's centre lies (b - 1) / 2 voxels behind the first voxel it holds.
-        position = maxima.position_zyx * b + (b - 1) / 2.0
+        position = self.scanned.binned.full_voxels(maxima.position_zyx)
         maxima = replace(maxima, position_zyx=position)
         maxima = maxima.take(self._may_lie(position, self.scan_mask, self.max_shift))
         kept = suppress_neighbours(maxima.position_zyx, CANDIDATE_DISTANCE * self.diameter)
