@@ -10,6 +10,7 @@ from scipion_faml.geometry import (
     euler_to_matrix,
     rotation_angle_deg,
 )
+from scipion_faml.picking.template.scan import Maxima
 from scipion_faml.simulation.tilt_series import Microscope
 from scipion_faml.symmetry import symmetry_rotations
 from scipion_faml.template_matching import (
@@ -20,6 +21,7 @@ from scipion_faml.template_matching import (
     match_template,
     transfer_filter,
 )
+from scipion_faml.template_matching.search import Search
 from scipion_faml.volume import soft_sphere
 from scipion_faml.wedge import MissingWedge
 
@@ -100,6 +102,21 @@ def test_a_mask_restricts_the_search(scene, groel):
         scene[0], VOXEL, TemplateModel(groel), WEDGE, config(tile=16), mask).picks
     assert len(picks) == 2
     assert (picks.position_xyz[:, 0] > 31.5).all()
+
+
+@pytest.mark.parametrize("beside", [-0.4, 0.4])
+def test_a_mask_lets_pass_the_peaks_of_the_binned_scan_that_lie_in_it(beside):
+    noise = np.random.default_rng(0).normal(size=(59, 44, 44)).astype(np.float32)
+    mask = np.zeros_like(noise)
+    search = Search(noise, 10.0, WEDGE, TemplateConfig(200.0, border=0.0), mask, map)
+    b, planes = search.binning, np.arange(59 // search.binning)
+    assert b > 1
+    mask[planes[-2] * b] = 1.0  # one plane of the tomogram: one of the scan
+    places = np.stack([planes + beside, np.full(len(planes), 9), np.full(len(planes), 9)], axis=-1)
+    found = search.peaks(Maxima(
+        places, np.linspace(1.0, 0.5, len(planes)), np.zeros(len(planes), int)))
+    centre = (planes[-2] + beside) * b + (b - 1) / 2
+    np.testing.assert_allclose(found.position_zyx[:, 0], [centre])
 
 
 def test_a_mask_of_the_template_is_turned_with_it(scene, groel):

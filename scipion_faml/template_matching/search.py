@@ -153,17 +153,13 @@ class Search:
         share = np.mean([float((slab > 0.5).mean()) for slab in self.mask])
         return max(inner * float(share), 1.0)
 
-    def _may_lie(
-        self, position_zyx: FloatArray, mask: FloatArray | None, slack: float = 0.0
-    ) -> IntArray:
-        """Which positions (M, 3) are in the mask and away from the tomogram's faces."""
+    def _off_faces(self, position_zyx: FloatArray, slack: float = 0.0) -> BoolArray:
+        """Which positions (M, 3) keep the border from the tomogram's faces, less a slack."""
         margin = self.config.border * self.diameter - slack
         limits = np.array(self.tomogram.shape) - 1.0
-        inside = ((position_zyx >= margin) & (position_zyx <= limits - margin)).all(axis=1)
-        if mask is not None:
-            in_its_voxels = position_zyx * (mask.shape[0] / self.tomogram.shape[0])
-            inside &= in_mask(in_its_voxels[:, ::-1], mask)
-        return np.flatnonzero(inside)
+        inside: BoolArray = (
+            (position_zyx >= margin) & (position_zyx <= limits - margin)).all(axis=1)
+        return inside
 
     # --------------------------------------------------------------------------------- templates
     def _model_at(self, model: TemplateModel, binning: int) -> TemplateModel:
@@ -225,7 +221,7 @@ class Search:
             self.scanned, coarse, self.rotations, self.config.tile, self.scan_mask, self.tile_map,
             keeps_maps,
         )
-        peaks = self._peaks(maxima)
+        peaks = self.peaks(maxima)
         maxima = peaks.take(np.arange(min(self._most_candidates(), len(peaks))))
         refiner = self._refiner(model)
         work = refiner.nearby if self.config.is_exhaustive else refiner.anywhere
@@ -233,7 +229,8 @@ class Search:
         found = Matches.ranked(list(self.tile_map(work, starts)))
         kept = suppress_neighbours(found.position_zyx, self.config.min_distance * self.diameter)
         found = found.take(kept)
-        found = found.take(self._may_lie(found.position_zyx, self.mask))
+        found = found.take(self._off_faces(found.position_zyx)
+                           & in_mask(found.position_zyx[:, ::-1], self.mask))
         n_poses = float(np.prod(self.scanned.shape)) * len(self.rotations)
         if not self.config.is_exhaustive:
             n_poses += float(len(maxima)) * refiner.n_poses
@@ -245,11 +242,15 @@ class Search:
             fine.density, self.fine_template(model), self.view, self.wedge,
             self._gain(fine, self.view), self.max_shift)
 
-    def _peaks(self, maxima: Maxima) -> Maxima:
-        """The maxima of a scan that are apart from each other, in voxels of the tomogram."""
+    def peaks(self, maxima: Maxima) -> Maxima:
+        """Return the maxima of a scan where particles may lie and that are apart from each other.
+
+        They come in voxels of the scan and leave in those of the tomogram.
+        """
+        is_searched = in_mask(maxima.position_zyx[:, ::-1], self.scan_mask)
         position = self.scanned.binned.full_voxels(maxima.position_zyx)
-        maxima = replace(maxima, position_zyx=position)
-        maxima = maxima.take(self._may_lie(position, self.scan_mask, self.max_shift))
+        is_searched &= self._off_faces(position, self.max_shift)
+        maxima = replace(maxima, position_zyx=position).take(np.flatnonzero(is_searched))
         kept = suppress_neighbours(maxima.position_zyx, CANDIDATE_DISTANCE * self.diameter)
         return maxima.take(kept)
 
