@@ -3,8 +3,8 @@
 With (R, t) of ours `xform.align3d` = [R^T | -R^T t], 12 numbers by rows: it takes the particle onto
 the reference, shifts in voxels after the rotation, about voxel n // 2. It is Scipion's matrix. A
 score is better when smaller. Halves: `eo` in a JSON file, `class` in a .lst, 0 even and 1 odd.
-Positions: `coord` in a .lst, voxels of the unbinned tilt series from the tomogram's centre
-(size // 2). Both files take any further key, so the other columns of a table go with it.
+Positions: `coord`, voxels from the tomogram's centre (size // 2); EMAN2's own count unbinned ones.
+Both files take any further key, so the other columns of a table go with it.
 """
 
 from __future__ import annotations
@@ -77,12 +77,12 @@ def export_eman(
     for i, matrix in enumerate(matrices):
         entry = {TRANSFORM: {"__class__": "Transform", "matrix": str([float(v) for v in matrix])},
                  "score": float(scores[i]), **keys[i]}
+        if centred is not None:
+            entry["coord"] = [float(v) for v in centred[i]]
         json_entry = {**entry, "coverage": 1.0}
         if HALF in table.rows:
             json_entry["eo"] = int(halves[i])
             entry["class"] = int(halves[i])
-        if centred is not None:
-            entry["coord"] = [float(v) for v in centred[i]]
         parameters[f"('{LIST}', {i})"] = json_entry
         aligned.append(json.dumps(entry, sort_keys=True, separators=(",", ":")))
     for name, file in (("list", LIST), ("parameters", PARAMETERS), ("aligned", ALIGNED)):
