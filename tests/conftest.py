@@ -18,6 +18,8 @@ import pytest
 for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Pictures take longer than most verbs of the tests: those that look at reports use `reports`.
+os.environ.setdefault("FAML_NO_REPORT", "1")
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +30,14 @@ def logs_of_a_verb_end_with_its_test() -> Iterator[None]:
     for handler in list(logging.root.handlers):
         if type(handler) is logging.StreamHandler and handler not in before:
             logging.root.removeHandler(handler)
+
+
+@pytest.fixture(scope="module")
+def reports() -> Iterator[None]:
+    """Verbs leave their reports, as outside the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("FAML_NO_REPORT", raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

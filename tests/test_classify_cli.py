@@ -70,7 +70,7 @@ def test_classify_writes_what_the_contract_names(data, tmp_path, capsys):
     result = json.loads(capsys.readouterr().out)
     assert sum(result["class_sizes"]) == 12
     out = tmp_path / "out"
-    for name in ("class_001.mrc", "class_002.mrc", "particles.star", "history.csv", "report.html",
+    for name in ("class_001.mrc", "class_002.mrc", "particles.star", "history.csv",
                  "iter_001/class_001.mrc", "iter_002/meta.json", "run.json"):
         assert (out / name).is_file(), name
     rows = read_particles(out / "particles.star").rows
@@ -166,7 +166,7 @@ def test_average_keeps_classes_apart_and_writes_halves(data, tmp_path, capsys):
     truth, out = str(data / "truth.star"), tmp_path / "a"
     assert run(["average", truth, "--output", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["class_sizes"] == [6, 6]
-    for name in ("class_001.mrc", "class_002_half1.mrc", "fsc.csv", "report.html"):
+    for name in ("class_001.mrc", "class_002_half1.mrc", "fsc.csv"):
         assert (tmp_path / "a" / name).is_file()
     average = mrcfile.read(tmp_path / "a" / "class_001.mrc")
     reference = mrcfile.read(data / "reference.mrc")

@@ -16,7 +16,7 @@ from phantoms import blobs, particles
 
 from scipion_faml import checkpoint, enhanced
 from scipion_faml.cli import run
-from scipion_faml.enhanced import EnhancedState, PeakTable, workbench
+from scipion_faml.enhanced import EnhancedState, PeakTable, store
 from scipion_faml.io import ParticleTable, optics_table, read_particles, write_particles
 from scipion_faml.io import write_volume as write
 from scipion_faml.model import FamlConfig
@@ -65,7 +65,7 @@ def outputs(folder):
 
 
 @pytest.fixture(scope="module")
-def finished(data, tmp_path_factory):
+def finished(data, tmp_path_factory, reports):
     """Two classes, five iterations, one worker."""
     out = tmp_path_factory.mktemp("finished") / "out"
     assert classify(data, out, "--classes", 2, "--iterations", 5) == 0
@@ -106,7 +106,7 @@ def test_two_workers_give_the_same_bits_as_one(data, finished, tmp_path):
 
 def test_a_run_that_goes_on_ends_as_if_it_had_not_stopped(data, finished, tmp_path, monkeypatch):
     # Without anything kept in memory, and stopped once: the bits depend on neither.
-    monkeypatch.setattr(workbench, "CACHE_BYTES", 0)
+    monkeypatch.setattr(store, "SHARES", dict.fromkeys(store.SHARES, 0))
     for iterations in (2, 5):
         assert classify(data, tmp_path / "o", "--classes", 2, "--iterations", iterations) == 0
     assert outputs(tmp_path / "o") == outputs(finished)
@@ -175,7 +175,10 @@ def test_a_converged_run_is_finished_says_so_and_warns_of_nothing(tmp_path, caps
     assert json.loads(printed.out) == result
 
 
-def test_pure_noise_is_reported_as_no_structure_and_given_no_resolution(tmp_path, capsys):
+def test_pure_noise_is_reported_as_no_structure_and_given_no_resolution(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.delenv("FAML_NO_REPORT", raising=False)
     source, _, _ = particles([blobs(N, 0)], N_PARTICLES, snr=1.0)
     noise = np.random.default_rng(0).normal(size=source.volumes.shape).astype(np.float32)
     folder = write_set(tmp_path / "noise", dataclasses.replace(source, volumes=noise))
@@ -186,7 +189,9 @@ def test_pure_noise_is_reported_as_no_structure_and_given_no_resolution(tmp_path
     assert len(warnings) == 1 and "no structure" in warnings[0]
     assert result["resolution_angst"] is None
     assert "warning: no structure" in printed.err
-    assert "no structure" in (tmp_path / "o" / "report.html").read_text()
+    page = (tmp_path / "o" / "report.html").read_text()
+    assert "No structure: pure noise explains the particles as well" in page
+    assert "No resolution is given" in page
 
 
 @pytest.mark.parametrize(

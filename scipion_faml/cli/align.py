@@ -9,7 +9,7 @@ from typing import Any
 import click
 import numpy as np
 
-from scipion_faml import faml
+from scipion_faml import faml, plots
 from scipion_faml.cli.averaging import (
     assigned_table,
     candidate_options,
@@ -29,9 +29,10 @@ from scipion_faml.cli.common import (
     run_once,
     workers_option,
 )
-from scipion_faml.cli.pictures import average_report
-from scipion_faml.evaluation.fsc import fourier_shell_correlation
+from scipion_faml.cli.pictures import add_averages, listed, resolutions_in_words
+from scipion_faml.evaluation.fsc import fourier_shell_correlation, frequencies_per_angst
 from scipion_faml.execution import executor_of
+from scipion_faml.faml import IterationResult
 from scipion_faml.impose import masked
 from scipion_faml.io import (
     FileSource,
@@ -41,6 +42,7 @@ from scipion_faml.io import (
     write_volume,
 )
 from scipion_faml.model import SEARCHES, FamlConfig, ModelState
+from scipion_faml.plots import reports
 from scipion_faml.types import FloatArray
 
 
@@ -84,13 +86,43 @@ def align(
         write_particles(output / "particles.star", assigned_table(table, result.assignments))
         average = result.state.averages[0]
         write_volume(output / "average.mrc", average, source.voxel_size_angst)
-        average_report(
-            output / "report.html", "Alignment to a reference", average[None],
-            [f"{len(source)} particles"], source.voxel_size_angst, run.settings,
-        )
+        _describe_alignment(run, result, volume[0], source, config)
         return {"particles": len(source), "output": output}
 
     run_once(run, work, as_json)
+
+
+def _describe_alignment(
+    run: Run, result: IterationResult, reference: FloatArray, source: FileSource,
+    config: FamlConfig,
+) -> None:
+    """Fill the report: the average beside its reference, and what they share."""
+    report, voxel_size = run.report, source.voxel_size_angst
+    average, halves = result.state.averages[0], result.half_averages[:, 0]
+    frequency = frequencies_per_angst(source.n, voxel_size)
+    against = fourier_shell_correlation(average, reference)
+    resolution = half_resolution(halves[0], halves[1], voxel_size, config)
+    report.title = "Alignment to a reference"
+    report.say_in_short(
+        f"{len(source)} particles were aligned to the reference and averaged.",
+        resolutions_in_words(["average"], [resolution]),
+        "All particles were aligned to one map: noise follows it, so that halves agree too well up "
+        "to the reference's resolution. Only finer detail is independent of it.")
+    add_averages(
+        report, np.stack([average, reference]), ["average", "reference"], voxel_size,
+        {"halves": (frequency, fourier_shell_correlation(halves[0], halves[1])),
+         "average and reference": (frequency, against)},
+        "Fourier shell correlation of even and odd particles' averages, and of the average and the "
+        "reference.")
+    poses = result.assignments.poses
+    report.draw("Poses", "A cluster or a gap is a preferred orientation.", plots.orientations,
+                poses.rotation)
+    report.draw("", "How far particles lie from the centres of their boxes. Many at the largest "
+                "shift searched say that it is too small.", reports.histogram,
+                np.linalg.norm(poses.shift_xyz, axis=1), "shift (voxels)")
+    report.draw("", "How well each particle agrees with the reference: log-likelihood, up to a "
+                "constant of the set. A tail or a group to the left are poor particles, or others.",
+                reports.histogram, result.assignments.log_likelihood, "log-likelihood")
 
 
 # ----------------------------------------------------------------------------------- average
@@ -156,10 +188,16 @@ def _write_averages(
     frequency = np.arange(len(next(iter(curves.values())))) / (source.n * voxel_size)
     write_fsc(run.output / "fsc.csv", frequency, curves)
     counts = np.bincount(class_index, minlength=len(averages))
-    average_report(
-        run.output / "report.html", "Average with known poses", averages,
-        [f"{c} particles" for c in counts], voxel_size, run.settings,
-        {name: (frequency, curve) for name, curve in curves.items()},
-    )
+    run.report.title = "Average with known poses"
+    run.report.say_in_short(
+        f"{len(source)} particles in {len(averages)} average(s) of "
+        f"{listed(counts)}.",
+        resolutions_in_words([f"class {k}" for k in range(1, len(averages) + 1)], resolutions),
+        "Halves are even and odd rows: they agree too well where particles were aligned to one "
+        "reference.")
+    add_averages(
+        run.report, averages, [f"class {k}: {c} particles" for k, c in enumerate(counts, 1)],
+        voxel_size, {name: (frequency, curve) for name, curve in curves.items()},
+        "Fourier shell correlation of the halves.")
     return {"particles": len(source), "class_sizes": counts, "resolution_angst": resolutions,
             "output": run.output}

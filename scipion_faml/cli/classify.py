@@ -41,7 +41,7 @@ from scipion_faml.cli.common import (
     seed_option,
     workers_option,
 )
-from scipion_faml.cli.pictures import classification_report
+from scipion_faml.cli.pictures import Classified, add_classification
 from scipion_faml.enhanced import EnhancedState
 from scipion_faml.evaluation.fsc import resolution_angst
 from scipion_faml.execution import executor_of
@@ -225,10 +225,23 @@ def _classify(
         checkpoint.save(run.output, result, history, run.settings, source.voxel_size_angst)
         _write_history(run.output, history)
         state, previous = result.state, result.assignments
+        if run.report.is_due():
+            add_classification(
+                run.report, _classified(source, config, state, previous, history))
+            run.report.refresh()
     if state is None or previous is None:
         raise ValueError("no iteration was asked for")
     validated = engine.validated(state) if isinstance(state, EnhancedState) else None
     return _write_classes(table, source, config, state, previous, history, run, validated)
+
+
+def _classified(
+    source: FileSource, config: FamlConfig, state: ModelState, assignments: Assignments,
+    history: list[dict[str, Any]], **more: Any,
+) -> Classified:
+    """What the report shows of a run."""
+    return Classified(state.averages, assignments, history, source.voxel_size_angst,
+                      config.mode == "enhanced", config.n_folds, **more)
 
 
 # ------------------------------------------------------------------------------------- outputs
@@ -329,10 +342,8 @@ def _write_classes(
         elif config.symmetry != "C1":
             result |= {"symmetry_imposed": state.in_frame, "symmetry_score": state.symmetry_score}
     result |= {"warnings": _warnings(state, assignments, config), "output": run.output}
-    classification_report(
-        run.output / "report.html", state.averages, counts, pd.DataFrame(history),
-        assignments.poses, source.voxel_size_angst, run.settings, plain(result), curves,
-    )
+    add_classification(run.report, _classified(
+        source, config, state, assignments, history, result=plain(result), curves=curves))
     return result
 
 

@@ -16,14 +16,15 @@ from scipion_faml.cli.evaluation import (
     classes_of,
     evaluate_once,
     output_option,
+    page_of,
     report_option,
     truth_option,
 )
+from scipion_faml.cli.reporting import RunReport
 from scipion_faml.cli.tomograms import FILE
 from scipion_faml.cli.truth import RowMatch, match_rows, true_poses
 from scipion_faml.evaluation import classes, poses
 from scipion_faml.io import ParticleTable, read_particles, write_particles
-from scipion_faml.report import Report
 from scipion_faml.symmetry import symmetry_rotations
 from scipion_faml.types import IntArray
 
@@ -63,6 +64,7 @@ def evaluate_poses(
     """
     settings = {"symmetry": symmetry, "radius": radius, "no_global_frame": no_global_frame,
                 "errors": errors, "report": report}
+    page = page_of("evaluate-poses", report, output)
 
     def work() -> dict[str, Any]:
         table, known = read_particles(particles), read_particles(truth)
@@ -76,11 +78,11 @@ def evaluate_poses(
         )
         if errors is not None:
             _write_errors(errors, table, match, found)
-        if report is not None:
-            _report_poses(report, found, labels, class_names(known))
+        _describe_poses(page, found, labels, class_names(known), groups)
         return _pose_summary(table, known, match, found, labels, groups)
 
-    evaluate_once("evaluate-poses", output, settings, [particles, truth], overwrite, as_json, work)
+    evaluate_once("evaluate-poses", output, settings, [particles, truth], overwrite, as_json, work,
+                  page)
 
 
 def _symmetry_of_classes(symmetry: str, labels: IntArray) -> dict[int, str]:
@@ -143,19 +145,33 @@ def _write_errors(
     write_particles(path, table.with_columns(**columns))
 
 
-def _report_poses(
-    path: Path, found: poses.PoseErrors, labels: IntArray, names: dict[int, str]
+def _describe_poses(
+    page: RunReport, found: poses.PoseErrors, labels: IntArray, names: dict[int, str],
+    groups: dict[int, str],
 ) -> None:
-    """Histograms and a table of classes."""
-    rows = [
-        {"class": names[label], **poses.summarise(found.rotation_deg[labels == label],
-                                                  found.shift_voxels[labels == label])}
-        for label in sorted(set(labels.tolist()))
-    ]
-    Report("Pose errors").add_figure(
-        plots.pose_errors(found.rotation_deg, found.shift_voxels),
+    """Fill the report: histograms and a table of classes."""
+    whole = poses.summarise(found.rotation_deg, found.shift_voxels)
+    order = max(len(symmetry_rotations(name)) for name in groups.values())
+    page.title = "Orientations against the truth"
+    if np.isfinite(found.rotation_deg).any():
+        page.say_in_short(
+            f"Median error {whole['rotation_median_deg']:.3g}°; "
+            f"{whole['fraction_within_10_deg']:.0%} of the particles within 10° and "
+            f"{whole['fraction_within_20_deg']:.0%} within 20° of the truth.",
+            f"Orientations drawn at random would reach {poses.chance_fraction(10.0, order):.1%} "
+            f"and {poses.chance_fraction(20.0, order):.1%}.",
+            f"Shifts are off by {whole['shift_median_voxels']:.2g} voxels (median).")
+    else:
+        page.say_in_short("No particle could be judged: no class has particles enough to find the "
+                          "common turn of its average.", nothing=True)
+    page.draw_in_short(
         "Errors of all particles, modulo symmetry and the common motion of each average.",
-    ).add_table("By true class", pd.DataFrame(rows)).write(path)
+        plots.pose_errors, found.rotation_deg, found.shift_voxels)
+    page.add_table("By true class", pd.DataFrame([
+        {"class": names[label], "symmetry": groups[label],
+         **poses.summarise(found.rotation_deg[labels == label],
+                           found.shift_voxels[labels == label])}
+        for label in sorted(set(labels.tolist()))]))
 
 
 # ----------------------------------------------------------------------------------- classes
@@ -173,6 +189,7 @@ def evaluate_classes(
 ) -> None:
     """Confusion matrix of classes after their best one-to-one match, F1, adjusted Rand index."""
     settings = {"radius": radius, "report": report}
+    page = page_of("evaluate-classes", report, output)
 
     def work() -> dict[str, Any]:
         table, known = read_particles(particles), read_particles(truth)
@@ -183,8 +200,7 @@ def evaluate_classes(
             classes_of(known)[match.truth], classes_of(table)[match.particle]
         )
         names = class_names(known)
-        if report is not None:
-            _report_classes(report, agreement, names)
+        _describe_classes(page, agreement, names)
         return {
             **_class_summary(agreement),
             "true_names": [names[int(label)] for label in agreement.true_labels],
@@ -195,7 +211,7 @@ def evaluate_classes(
         }
 
     evaluate_once(
-        "evaluate-classes", output, settings, [particles, truth], overwrite, as_json, work)
+        "evaluate-classes", output, settings, [particles, truth], overwrite, as_json, work, page)
 
 
 def _class_summary(agreement: classes.ClassAgreement) -> dict[str, Any]:
@@ -217,15 +233,21 @@ def _class_summary(agreement: classes.ClassAgreement) -> dict[str, Any]:
     }
 
 
-def _report_classes(
-    path: Path, agreement: classes.ClassAgreement, names: dict[int, str]
+def _describe_classes(
+    page: RunReport, agreement: classes.ClassAgreement, names: dict[int, str]
 ) -> None:
-    """The confusion matrix as a picture, and F1 by class."""
+    """Fill the report: the confusion matrix as a picture, and F1 by class."""
     rows = [names[int(label)] for label in agreement.true_labels]
     summary = _class_summary(agreement)
-    table = pd.DataFrame({"class": rows, **{k: summary[k] for k in ("precision", "recall", "f1")}})
-    whole = {k: summary[k] for k in ("f1_mean", "ari", "accuracy", "purity")}
-    Report("Classes against the truth").add_figure(
-        plots.confusion(agreement.confusion, rows, [str(k) for k in agreement.assigned_labels]),
+    page.title = "Classes against the truth"
+    page.say_in_short(
+        f"Mean F1 {agreement.f1_mean:.3g} over {len(rows)} true classes; "
+        f"{agreement.accuracy:.0%} of the particles are in the class that belongs to theirs.",
+        f"Adjusted Rand index {agreement.adjusted_rand_index:.3g} (1: the same division, 0: as by "
+        "chance).")
+    page.draw_in_short(
         "Particles of each true class (rows) in each assigned class (columns).",
-    ).add_table("Overall", whole).add_table("By true class", table).write(path)
+        plots.confusion, agreement.confusion, rows, [str(k) for k in agreement.assigned_labels])
+    page.add_table("By true class", pd.DataFrame(
+        {"class": rows, **{k: summary[k] for k in ("precision", "recall", "f1")},
+         "assigned class": summary["matched"]}))

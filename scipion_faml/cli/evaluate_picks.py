@@ -17,11 +17,12 @@ from scipion_faml.cli.evaluation import (
     classes_of,
     evaluate_once,
     output_option,
+    page_of,
     report_option,
     truth_option,
 )
 from scipion_faml.cli.hitboxes import LabelFiles, label_files, pairs_on_labels
-from scipion_faml.cli.judged import judged_table, picks_report
+from scipion_faml.cli.judged import describe_picks, judged_table
 from scipion_faml.cli.tomograms import FILE
 from scipion_faml.cli.truth import by_tomogram, particle_centres_angst
 from scipion_faml.evaluation import picks
@@ -87,6 +88,7 @@ def evaluate_picks(
                 "instances": instances, "labels": labels, "curve": curve, "judged": judged,
                 "tomogram": tomogram, "report": report}
     inputs = [picks_file, truth, *(files.paths if files else []), *([tomogram] if tomogram else [])]
+    page = page_of("evaluate-picks", report, output)
 
     def work() -> dict[str, Any]:
         table, known, warnings = _comparable(read_particles(picks_file), read_particles(truth))
@@ -111,12 +113,10 @@ def evaluate_picks(
             _write_curves(curve, curves)
         if judged is not None:
             write_particles(judged, verdicts)
-        if report is not None:
-            picks_report(
-                report, result, curves, verdicts, tomogram, None if files else radius)
+        describe_picks(page, result, curves, verdicts, tomogram, None if files else radius)
         return result
 
-    evaluate_once("evaluate-picks", output, settings, inputs, overwrite, as_json, work)
+    evaluate_once("evaluate-picks", output, settings, inputs, overwrite, as_json, work, page)
 
 
 # -------------------------------------------------------------------------------- what is compared

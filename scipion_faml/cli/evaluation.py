@@ -11,7 +11,8 @@ import click
 import numpy as np
 
 from scipion_faml import __version__
-from scipion_faml.cli.common import file_stamp, plain, show
+from scipion_faml.cli.common import file_stamp, plain, report_beside, show
+from scipion_faml.cli.reporting import RunReport
 from scipion_faml.cli.tomograms import FILE
 from scipion_faml.io import ParticleTable, replacing
 from scipion_faml.types import IntArray
@@ -20,18 +21,29 @@ truth_option = click.option(
     "--truth", required=True, type=FILE, help="STAR file with the known answers."
 )
 report_option = click.option(
-    "--report", default=None, type=FILE, help="Write figures and tables to this HTML file."
+    "--report", default=None, type=FILE,
+    help="Write figures and tables to this HTML file.  [default: beside --output]"
 )
 output_option = click.option(
     "--output", default=None, type=FILE, help="Write the result to this JSON file."
 )
 
 
+def page_of(verb: str, report: Path | None, output: Path | None) -> RunReport:
+    """Return the report of an evaluation: to be written to `report`, or beside `output`."""
+    path = report or (report_beside(output) if output is not None else None)
+    return RunReport(path, verb, output, is_asked_for=report is not None)
+
+
 def evaluate_once(
     verb: str, output: Path | None, settings: dict[str, Any], inputs: list[Path],
     overwrite: bool, as_json: bool, work: Callable[[], dict[str, Any]],
+    page: RunReport | None = None,
 ) -> None:
-    """Do `work` and print what it returns; with `output`, keep it there and do not repeat it."""
+    """Do `work` and print what it returns; with `output`, keep it there and do not repeat it.
+
+    `page` is the report (`page_of`) that `work` fills; it is completed and written here.
+    """
     for path in inputs:
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist")
@@ -47,6 +59,9 @@ def evaluate_once(
     if output is not None and output.exists() and not overwrite:
         raise ValueError(f"{output} holds something else: choose another --output or --overwrite")
     result = plain(work())
+    if page is not None:
+        page.inputs = record["inputs"]
+        page.complete(result)
     if output is not None:
         with replacing(output) as temporary:
             temporary.write_text(json.dumps({**result, "run": record}, indent=1))

@@ -1,4 +1,4 @@
-"""Picks with their verdicts: as a table, and in a report."""
+"""Picks with their verdicts: as a table, and in the report."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from scipion_faml import plots
+from scipion_faml.cli.reporting import RunReport
 from scipion_faml.cli.tomograms import open_tomogram
 from scipion_faml.cli.truth import coordinate_voxel_size_angst, particle_centres_angst
 from scipion_faml.evaluation.curves import PrecisionRecall
 from scipion_faml.evaluation.picks import PickAgreement
 from scipion_faml.io import COORDINATES, ParticleTable
-from scipion_faml.report import Report
 from scipion_faml.types import IntArray
 
 KEPT = ("rlnTomoName", "rlnClassNumber", "famlModel", "famlScore")
@@ -55,45 +55,65 @@ def _rows(table: ParticleTable, truth: ParticleTable) -> pd.DataFrame:
     return rows
 
 
-def picks_report(
-    path: Path, result: dict[str, Any], curves: dict[str, PrecisionRecall],
+def describe_picks(
+    page: RunReport, result: dict[str, Any], curves: dict[str, PrecisionRecall],
     judged: ParticleTable, tomogram: Path | None, radius_angst: float | None,
 ) -> None:
-    """Write numbers, curves, confusion matrix and slices with hits and misses.
+    """Fill the report: curves, confusion matrix, and slices with hits and misses.
 
     Circles have a radius of `radius_angst` where hits are judged by it.
     """
-    report = Report("Picks against the truth")
-    for warning in result["warnings"]:
-        report.add_warning(warning)
-    apart = {"per_class", "confusion", "confusion_rows", "confusion_columns", "warnings"}
-    report.add_table("Overall", {k: v for k, v in result.items() if k not in apart})
-    if tomogram is not None:
+    page.title = "Picks against the truth"
+    page.say_in_short(*_lines(result), nothing=result["n_hit"] == 0)
+    if tomogram is not None and page.is_wanted:
         radius = radius_angst / judged.voxel_size_angst if radius_angst else None
-        _add_slices(report, judged, tomogram, radius)
+        _draw_slices(page, judged, tomogram, radius)
     if curves:
         drawn = {name: (c.recall, c.precision, c.average_precision) for name, c in curves.items()}
-        report.add_figure(
-            plots.precision_recall_curves(drawn),
-            "Precision and recall as the threshold on the score falls, with the average precision; "
-            "the mark is the threshold of the best F1. 'all': positions only.")
+        page.draw(
+            "Precision and recall", "Precision and recall as the threshold on the score falls, "
+            "with the average precision; the mark is the threshold of the best F1. 'all': "
+            "positions only.", plots.precision_recall_curves, drawn)
     if "confusion" in result:
-        report.add_figure(
-            plots.confusion(
-                result["confusion"], result["confusion_rows"], result["confusion_columns"]),
-            "Particles of each true class (rows) by the class that their pick says (columns). "
-            "Background: picks on no particle. Duplicates are not in it.")
+        page.draw(
+            "Classes", "Particles of each true class (rows) by the class that their pick says "
+            "(columns). Background: picks on no particle. Duplicates are not in it.",
+            plots.confusion, result["confusion"], result["confusion_rows"],
+            result["confusion_columns"])
     rows = [{"class": label, **entry} for label, entry in result["per_class"].items()]
-    report.add_table("By true class", pd.DataFrame(rows)).write(path)
+    page.add_table("By true class", pd.DataFrame(rows))
 
 
-def _add_slices(
-    report: Report, judged: ParticleTable, tomogram: Path, radius: float | None
+def _lines(result: dict[str, Any]) -> list[str]:
+    """Positions, and classes where they are judged, in words."""
+    lines = [
+        f"{result['n_hit']} of {result['n_truth']} particles were found: recall "
+        f"{result['recall']:.3g}, precision {result['precision']:.3g}, F1 {result['f1']:.3g}.",
+        f"Of {result['n_picked']} picks {result['n_false']} lie on no particle and "
+        f"{result['n_duplicate']} on one that another pick has. A hit is {result['rule']}.",
+    ]
+    if result["macro_f1"] is not None:
+        lines.append(f"Classes: macro F1 {result['macro_f1']:.3g}; {result['n_misclassified']} "
+                     "hits say another class than their particle's.")
+    best = result.get("best_f1")
+    if best is not None and best > result["f1"] + 0.005:
+        lines.append(f"With a threshold of {result['best_f1_threshold']:.3g} on the score F1 would "
+                     f"be {best:.3g}.")
+    return lines
+
+
+def _draw_slices(
+    page: RunReport, judged: ParticleTable, tomogram: Path, radius: float | None
 ) -> None:
-    """Slices through the depths where most happens."""
+    """Slices through the depths where most happens; the middle one comes first of all."""
     positions = judged.rows[COORDINATES].to_numpy(dtype=float)
     verdicts = judged.rows["famlVerdict"].to_numpy()
+    depths = np.quantile(positions[:, 2], np.linspace(0, 1, DRAWN_SLICES + 2)[1:-1]).astype(int)
     with open_tomogram(tomogram) as volume:
-        for z in np.quantile(positions[:, 2], np.linspace(0, 1, DRAWN_SLICES + 2)[1:-1]):
-            figure = plots.verdicts_near_slice(volume, positions, verdicts, int(z), radius)
-            report.add_figure(figure, "Picks and missed particles near a slice.")
+        for number, z in enumerate(depths):
+            arguments = (plots.verdicts_near_slice, volume, positions, verdicts, int(z), radius)
+            if number == DRAWN_SLICES // 2:
+                page.draw_in_short("Picks and missed particles near a slice.", *arguments)
+            else:
+                page.draw("Other slices" if number == 0 else "",
+                          "Picks and missed particles near a slice.", *arguments)

@@ -44,11 +44,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+FIRST_REFRESH_SECONDS = 10.0  # a run that is shorter has one report, at its end
 REFRESH_SECONDS = 30.0  # at least, between two writings of the report of a run that goes on
 REFRESH_COSTS = 20.0  # and so many times as long as a writing takes
 PACKAGES = ("numpy", "scipy", "pandas", "mrcfile", "matplotlib", "ducc0")
 MAX_ENTRIES = 12  # of a list in the table of numbers
 MAX_INPUTS = 50
+HIDDEN = {"as_json", "overwrite"}  # options that say nothing about the result
 
 # What a verb builds on, besides the paper of the whole.
 CITED = {
@@ -75,20 +77,23 @@ class RunReport(Report):
         What the run made, named on top of the page.
     inputs : mapping
         Input files and hashes of their content.
+    is_asked_for : bool
+        Its file was named (--report): --no-report does not mean it.
     """
 
     def __init__(
         self, path: Path | None, verb: str, output: Path | None = None,
-        inputs: Mapping[str, str] | None = None,
+        inputs: Mapping[str, str] | None = None, is_asked_for: bool = False,
     ) -> None:
         super().__init__(verb)
-        self._verb, self._output, self._inputs = verb, output, inputs or {}
+        self._verb, self._output, self.inputs = verb, output, inputs or {}
         self._context = click.get_current_context(silent=True)
         self._invocation = invocation_of(self._context)
-        self.path = path if self._invocation.is_report_wanted else None
+        self.path = path if is_asked_for or self._invocation.is_report_wanted else None
         self._short: tuple[Sequence[str], bool] | None = None
         self._short_pictures: list[tuple[Figure, str]] = []
-        self._refresh_from = time.monotonic()
+        self._asked = time.monotonic()
+        self._refresh_from = self._asked + FIRST_REFRESH_SECONDS
 
     @property
     def is_wanted(self) -> bool:
@@ -149,22 +154,21 @@ class RunReport(Report):
 
     def is_due(self) -> bool:
         """Whether a run that goes on should refresh its report by now."""
-        return self.is_wanted and time.monotonic() >= self._refresh_from
+        self._asked = time.monotonic()
+        return self.is_wanted and self._asked >= self._refresh_from
 
-    def refresh(self, fill: Callable[[], None]) -> None:
-        """Write the report of a run that goes on, with what `fill` adds; then start anew.
+    def refresh(self) -> None:
+        """Write the report of a run that goes on, with what was added; then start anew.
 
         The next is due when this one's cost is a small part of the time between them.
         """
-        began = time.monotonic()
-        fill()
         if self.path is not None:
             for warning in self._invocation.warnings:
                 self.add_warning(warning)
             self._write("running", self._short[0] if self._short else ["It has begun."], {})
         self.restart()
         now = time.monotonic()
-        self._refresh_from = now + max(REFRESH_SECONDS, REFRESH_COSTS * (now - began))
+        self._refresh_from = now + max(REFRESH_SECONDS, REFRESH_COSTS * (now - self._asked))
 
     def complete(self, result: Mapping[str, Any]) -> None:
         """Write the report of a run that ended with `result`."""
@@ -194,8 +198,8 @@ class RunReport(Report):
             self.add_code(command_line(self._context), "What was run")
             self.add_text(f"In {Path.cwd()}")
             self.add_table("Settings", settings_table(self._context))
-        if self._inputs:
-            self.add_table("Input", inputs_table(self._inputs))
+        if self.inputs:
+            self.add_table("Input", inputs_table(self.inputs))
         self.add_table("Machine and versions", {
             **_times(self._invocation), **_machine(), **_versions()})
         self.add_citations([OWN_CITATION, *CITED.get(self._verb, ())])
@@ -269,7 +273,7 @@ def settings_table(context: click.Context) -> pd.DataFrame:
     rows = []
     for parameter in context.command.params:
         name = str(parameter.name)
-        if not isinstance(parameter, click.Option) or name not in context.params:
+        if not isinstance(parameter, click.Option) or name not in context.params.keys() - HIDDEN:
             continue
         is_given = _is_given(context, parameter)
         meaning = " ".join((parameter.help or "").split())
