@@ -38,8 +38,11 @@ from tomo.objects import (
 from scipion_faml.geometry import RigidTransforms, from_scipion_matrices, scipion_matrices
 from scipion_faml.io import (
     ANGLES,
+    CLASS_NAME_COLUMN,
     COORDINATES,
+    DIAMETER_COLUMN,
     ORIGINS,
+    SCORE_COLUMN,
     VOXEL_SIZE_TOLERANCE,
     ParticleTable,
     optics_table,
@@ -50,18 +53,15 @@ from scipion_faml.io import (
     write_volume,
 )
 from scipion_faml.types import FloatArray
+from scipion_faml.wedge import NO_WEDGE as NO_WEDGE  # for tables that only name poses and classes
 from scipion_faml.wedge import MissingWedge
 
 # Column that leads from a row of a table back to the Scipion object it came from.
 ID_COLUMN = "famlScipionId"
-SCORE_COLUMN = "famlScore"
-DIAMETER_COLUMN = "famlDiameter"  # angstrom, of the particle
-CLASS_NAME_COLUMN = "famlModel"
 PROBABILITY = "rlnMaxValueProbDistribution"
 LOG_LIKELIHOOD = "rlnLogLikeliContribution"
 MRC_SUFFIXES = {".mrc", ".map", ".rec", ".mrcs", ".ccp4"}
 IDENTITY = np.eye(4)
-NO_WEDGE = MissingWedge(-90.0, 90.0)  # for tables that only name poses and classes
 
 
 # ------------------------------------------------------------------------------- tilt ranges

@@ -32,6 +32,9 @@ from scipion_faml.wedge import MissingWedge
 ANGLES = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
 ORIGINS = ["rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginZAngst"]
 COORDINATES = ["rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ"]
+SCORE_COLUMN = "famlScore"  # the higher the surer
+DIAMETER_COLUMN = "famlDiameter"  # angstrom, of the particle
+CLASS_NAME_COLUMN = "famlModel"
 MAX_SHARED_WEIGHTS = 32  # kept in memory
 VOXEL_SIZE_TOLERANCE = 0.01  # relative: headers store float32 and pixel sizes are quoted rounded
 

@@ -38,6 +38,9 @@ class MissingWedge:
         return _wedge_mask(self.tilt_min_deg, self.tilt_max_deg, n)
 
 
+NO_WEDGE = MissingWedge(-90.0, 90.0)  # everything is measured
+
+
 def is_measured(weight: FloatArray) -> BoolArray:
     """Return where weights say that something was measured.
 

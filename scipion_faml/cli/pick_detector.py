@@ -15,6 +15,7 @@ from scipion_faml.cli.picking import PickerArguments, picker_options
 from scipion_faml.cli.tomograms import FILE, naming
 from scipion_faml.cli.torch_modules import device_option, torch_module
 from scipion_faml.detector.view import is_same_size, view_of
+from scipion_faml.io import CLASS_NAME_COLUMN
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def pick_detector(
         given.write(
             picks, size, "nothing scores enough: check --dark and the voxel size, or lower "
             "--threshold", rlnClassNumber=picks.label,
-            famlModel=[names[int(k)] for k in picks.label])
+            **{CLASS_NAME_COLUMN: [names[int(k)] for k in picks.label]})
         return given.result(picks, {
             "per_class": {name: int((picks.label == k).sum()) for k, name in names.items()},
             "n_candidates": len(found), "voxel_size_angst": size,

@@ -10,10 +10,9 @@ import click
 from scipion_faml.cli.common import run_once
 from scipion_faml.cli.picking import PickerArguments, picker_options, tile_map_of
 from scipion_faml.cli.tomograms import naming
+from scipion_faml.io import DIAMETER_COLUMN
 from scipion_faml.picking import dog
 from scipion_faml.picking.dog import DogConfig, DogResult
-
-DIAMETER_COLUMN = "famlDiameter"  # angstrom
 
 
 @click.command("pick-dog")

@@ -43,11 +43,10 @@ from scipion_faml.template_matching import (
     transfer_filter,
 )
 from scipion_faml.types import FloatArray
-from scipion_faml.wedge import MissingWedge
+from scipion_faml.wedge import NO_WEDGE
 
 logger = logging.getLogger(__name__)
 
-NO_WEDGE = MissingWedge(-90.0, 90.0)
 CTF_CORRECTIONS = ("phase-flip", "none")
 
 

@@ -27,11 +27,18 @@ from scipion_faml.cli.tomograms import (
 )
 from scipion_faml.execution import executor_of
 from scipion_faml.geometry import RigidTransforms
-from scipion_faml.io import COORDINATES, ParticleTable, optics_table, replacing, write_particles
+from scipion_faml.io import (
+    COORDINATES,
+    SCORE_COLUMN,
+    ParticleTable,
+    optics_table,
+    replacing,
+    write_particles,
+)
 from scipion_faml.picking import Picks
 from scipion_faml.picking.tiles import TileMap
 from scipion_faml.types import FloatArray
-from scipion_faml.wedge import MissingWedge
+from scipion_faml.wedge import NO_WEDGE, MissingWedge
 
 logger = logging.getLogger(__name__)
 
@@ -178,12 +185,12 @@ def picks_table(
             "rlnTomoName": name,
             **dict(zip(COORDINATES, picks.position_xyz.T, strict=True)),
             "rlnOpticsGroup": 1,
-            "famlScore": picks.score,
+            SCORE_COLUMN: picks.score,
         }
     )
     if picks.label.any():
         rows["rlnClassNumber"] = picks.label
-    optics = optics_table(voxel_size, 0, [wedge or MissingWedge(-90.0, 90.0)])
+    optics = optics_table(voxel_size, 0, [wedge or NO_WEDGE])
     optics = optics.drop(columns=["rlnImageSize", "rlnImageDimensionality"])
     if wedge is None:
         optics = optics.drop(columns=["famlTiltMin", "famlTiltMax"])

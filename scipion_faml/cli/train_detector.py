@@ -38,12 +38,23 @@ from scipion_faml.detector.labels import (
 )
 from scipion_faml.detector.settings import ARCHITECTURES, DetectorSettings, TrainingSettings
 from scipion_faml.detector.view import is_same_size
-from scipion_faml.io import ParticleTable, read_particles, replacing
+from scipion_faml.io import (
+    CLASS_NAME_COLUMN,
+    DIAMETER_COLUMN,
+    ParticleTable,
+    read_particles,
+    replacing,
+)
+    CLASS_NAME_COLUMN,
+    DIAMETER_COLUMN,
+    ParticleTable,
+    read_particles,
+    replacing,
+)
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_THRESHOLD = 0.5
-DIAMETER_COLUMN = "famlDiameter"  # angstrom
 
 
 @click.command("train-detector")
@@ -235,9 +246,9 @@ def _source(
     if numbers.min() < 1:
         raise ValueError(f"{table.path}: rlnClassNumber is {numbers.min()}: classes count from 1")
     has_classes = "rlnClassNumber" in table.rows
-    if not has_classes and "famlModel" in table.rows:
+    if not has_classes and CLASS_NAME_COLUMN in table.rows:
         raise ValueError(f"{table.path}: famlModel needs rlnClassNumber beside it: add the numbers")
-    names = ([str(n) for n in table.rows["famlModel"]] if "famlModel" in table.rows
+    names = ([str(n) for n in table.rows[CLASS_NAME_COLUMN]] if CLASS_NAME_COLUMN in table.rows
              else [f"class_{n:03d}" if has_classes else "particle" for n in numbers])
     diameters = (table.rows[DIAMETER_COLUMN].to_numpy(dtype=float)
                  if DIAMETER_COLUMN in table.rows else None)
