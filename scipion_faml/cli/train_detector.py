@@ -45,12 +45,6 @@ from scipion_faml.io import (
     read_particles,
     replacing,
 )
-    CLASS_NAME_COLUMN,
-    DIAMETER_COLUMN,
-    ParticleTable,
-    read_particles,
-    replacing,
-)
 
 logger = logging.getLogger(__name__)
 
