@@ -108,6 +108,8 @@ def in_groups(blocks: Sequence[T]) -> list[Sequence[T]]:
 class Executor(Protocol):
     """Applies a function to items; results come in the items' order."""
 
+    is_here: bool  # jobs are done in this process, too
+
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Yield function(item) for each item, worked on in this process."""
 
@@ -144,6 +146,8 @@ def _sums_here(
 class SerialExecutor:
     """One item after another, in the calling thread."""
 
+    is_here = True
+
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Yield function(item) for each item."""
         with one_blas_thread():
@@ -161,6 +165,8 @@ class ThreadExecutor:
 
     At most n_workers + 1 results wait to be taken: memory does not grow with the number of items.
     """
+
+    is_here = True
 
     def __init__(self, n_workers: int) -> None:
         if n_workers < 1:

@@ -45,6 +45,7 @@ class MeasuredWedge:
     weight: FloatArray  # (J,) float32 in [0, 1]
     turnable: ComplexArray  # of w within the inscribed ball
     stamp: bytes  # hash of the weights in the full box
+    is_shared: bool = True  # by particles
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, MeasuredWedge):
@@ -86,6 +87,13 @@ class Measured:
     values: ComplexArray  # (J,) complex64, w X
     turnable: ComplexArray  # of w X within the inscribed ball: what is defined when it is turned
     power: FloatArray  # (n_shells,) sum w |X|^2 of the whole box
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory it takes, with a wedge of its own and what that keeps."""
+        wedge = self.wedge
+        own = 0 if wedge.is_shared else wedge.turnable.nbytes + 6 * wedge.weight.nbytes
+        return self.turnable.nbytes + self.values.nbytes + own
 
     def add_turned_back(
         self, rotation: FloatArray, shift_xyz: FloatArray, weight: FloatArray, out: ComplexArray
@@ -247,7 +255,8 @@ class WorkingBox:
         if not cropped.any():
             raise ValueError("the wedge leaves no Fourier sample measured")
         turnable = self._turnable(spectra.windowed)
-        wedge = MeasuredWedge(self.samples, cropped, turnable, spectra.stamp)
+        wedge = MeasuredWedge(
+            self.samples, cropped, turnable, spectra.stamp, spectra.is_shared)
         if spectra.is_shared and len(self._wedges) < MAX_CACHED_WEDGES:
             self._wedges[spectra] = wedge
         return wedge

@@ -4,7 +4,6 @@ from oracles_gauss import random_weight
 from phantoms import blobs, particles
 
 from scipion_faml import enhanced
-from scipion_faml.enhanced import workbench
 from scipion_faml.execution import SerialExecutor
 from scipion_faml.measured import SpectrumShelf, WorkingBox, wedge_spectra
 from scipion_faml.model import FamlConfig
@@ -56,13 +55,13 @@ def test_a_box_made_of_other_sizes_is_refused():
         box.measure_wedge(empty)
 
 
-def test_the_shelf_changes_no_bit_of_an_enhanced_run(monkeypatch):
+def test_what_is_kept_changes_no_bit_of_an_enhanced_run():
     source, _, _ = particles([blobs(16, 0)], 12, snr=1.0)
     config = FamlConfig(mode="enhanced", n_iterations=3)
     states = []
-    for n_bytes in (2**29, 30_000, 0):
-        monkeypatch.setattr(workbench, "SHELF_BYTES", n_bytes)
-        states.append([r.state for r in enhanced.run(source, config, SerialExecutor())][-1])
+    for n_bytes in (2**29, 200_000, 0):
+        run = enhanced.run(source, config, SerialExecutor(), cache_bytes=n_bytes)
+        states.append([r.state for r in run][-1])
     for other in states[1:]:
         assert other.radius == states[0].radius
         np.testing.assert_array_equal(other.averages, states[0].averages)

@@ -13,8 +13,9 @@ at full resolution, with one noise variance, this one
     for result in run(source, FamlConfig(mode="enhanced", n_classes=2), ThreadExecutor(2)):
         print(result.state.iteration, result.log_likelihood)
 
-Its modules, each of which uses those before it only: `state`, `whitened`, `workbench`, `estep`,
-`mstep`, `start`, `population`, `sampling`, `symmetry_search`, `run`, `validation`.
+Its modules, each of which uses those before it only: `state`, `whitened`, `store`, `workbench`,
+`references`, `estep`, `mstep`, `start`, `population`, `sampling`, `symmetry_search`, `run`,
+`validation`.
 """
 
 from scipion_faml.enhanced.run import initial_state, iterate, run

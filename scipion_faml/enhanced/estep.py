@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.special import logsumexp
 
 from scipion_faml.dense import (
+    DenseParticle,
     DensePlan,
     DensePosterior,
-    DenseReference,
     DenseSums,
     dense_posterior,
     highest_poses,
 )
 from scipion_faml.em import SMALLEST_PRIOR, without_small
-from scipion_faml.enhanced.state import FOCUSED_BELOW, EnhancedState
-from scipion_faml.enhanced.workbench import Chunk, Workbench
-from scipion_faml.execution import Executor
+from scipion_faml.enhanced.references import References
+from scipion_faml.enhanced.state import FOCUSED_BELOW, EnhancedState, PeakTable
+from scipion_faml.enhanced.store import ParticleStore
+from scipion_faml.enhanced.workbench import Block, Workbench
+from scipion_faml.faml import ignore_progress
 from scipion_faml.folds import FoldSums
 from scipion_faml.geometry import RigidTransforms
 from scipion_faml.impose import inequivalent, representatives_of_classes
 from scipion_faml.measured import Measured, WorkingBox
+from scipion_faml.model import FamlConfig
 from scipion_faml.refine import (
     Peaks,
     WeightedParticle,
@@ -34,6 +39,7 @@ from scipion_faml.refine import (
     log_evidence,
     weighted_particle,
 )
+from scipion_faml.symmetry import symmetry_rotations
 from scipion_faml.types import ComplexArray, FloatArray, IntArray
 
 MAX_PEAKS = 4  # of a particle and class
@@ -57,62 +63,152 @@ class Found:
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
-    """What every chunk of an iteration needs."""
+class FoundTable:
+    """What some particles got, arrays side by side: a row each, and one for each peak."""
 
-    bench: Workbench
-    state: EnhancedState
-    box: WorkingBox
-    turnable: list[list[ComplexArray]]  # [fold][class]
-    noise: FloatArray  # (radius,)
-    plan: DensePlan | None  # None: local
-    dense_references: list[list[DenseReference]]  # [fold][class]
-    is_candidate: bool  # M-step from a few peaks, not from the whole grid
+    index: IntArray  # (P,)
+    class_index: IntArray  # (P,)
+    poses: RigidTransforms  # P
+    responsibility: FloatArray  # (P,)
+    evidence: FloatArray  # (P,)
+    class_weight: FloatArray  # (P, K)
+    n_effective: FloatArray  # (P,)
+    n_peaks: IntArray  # (P,)
+    peak_class: IntArray  # (M,) particle after particle
+    peak_poses: RigidTransforms  # M
+
+    @staticmethod
+    def of(found: Sequence[Found]) -> FoundTable:
+        """Collect single particles."""
+        return FoundTable(
+            np.array([f.index for f in found], dtype=np.intp),
+            np.array([f.class_index for f in found], dtype=np.intp),
+            RigidTransforms.concatenate([f.pose for f in found]),
+            np.array([f.responsibility for f in found]),
+            np.array([f.evidence for f in found]),
+            np.stack([f.class_weight for f in found]),
+            np.array([f.n_effective for f in found]),
+            np.array([len(f.peak_class) for f in found], dtype=np.intp),
+            np.concatenate([f.peak_class for f in found]).astype(np.intp),
+            RigidTransforms.concatenate([f.peak_poses for f in found]),
+        )
+
+    @staticmethod
+    def joined(parts: Sequence[FoundTable]) -> FoundTable:
+        """Return all particles of some tables, ordered by their numbers."""
+        def whole(name: str) -> Any:
+            return np.concatenate([getattr(part, name) for part in parts])
+
+        index, n_peaks = whole("index"), whole("n_peaks")
+        order = np.argsort(index, kind="stable")
+        peak_order = np.argsort(np.repeat(index, n_peaks), kind="stable")
+        poses = RigidTransforms.concatenate([part.poses for part in parts])
+        peak_poses = RigidTransforms.concatenate([part.peak_poses for part in parts])
+        return FoundTable(
+            index[order], whole("class_index")[order], poses[order],
+            whole("responsibility")[order], whole("evidence")[order],
+            whole("class_weight")[order], whole("n_effective")[order], n_peaks[order],
+            whole("peak_class")[peak_order], peak_poses[peak_order],
+        )
 
     @property
+    def peaks(self) -> PeakTable:
+        """The maxima of the posteriors; of an ordered table."""
+        return PeakTable(np.repeat(self.index, self.n_peaks), self.peak_class, self.peak_poses)
+
+
+@dataclass(frozen=True, eq=False)
+class EStep:
+    """What every block of an iteration needs besides particles; sent to other processes as it is.
+    """
+
+    config: FamlConfig
+    references: References
+    noise: FloatArray  # (radius,)
+    is_candidate: bool  # M-step from a few peaks, not from the whole grid
+    alpha: FloatArray  # (K,)
+    full_zeta: float  # voxels of the full box
+    phase: str
+    n_effective: float  # of the iteration before
+    symmetry: tuple[str, ...]  # of each class, imposed now
+
+    def work(self, block: Block, store: ParticleStore) -> BlockSums:
+        """Return sums and findings of the particles in a block."""
+        task = Task(self, store, store.box(self.references.radius), block.peaks)
+        total: BlockSums | None = None
+        for chunk in block.chunks:
+            part = _e_step_chunk(block.fold, chunk, task)
+            total = part if total is None else total.absorb(part)
+        assert total is not None
+        return total
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """An E-step with the particles of a block at hand."""
+
+    step: EStep
+    store: ParticleStore
+    box: WorkingBox
+    peaks: PeakTable | None  # of the iteration before
+
+    @cached_property
+    def plan(self) -> DensePlan | None:
+        """The grid of poses; None: local."""
+        grid = self.step.references.grid
+        return None if grid is None else grid.plan
+
+    @cached_property
     def groups(self) -> list[FloatArray]:
         """Rotations that leave the references of each class as they are."""
-        return self.state.groups
+        return [symmetry_rotations(name) for name in self.step.symmetry]
+
+    @property
+    def n_classes(self) -> int:
+        """K."""
+        return len(self.step.alpha)
 
     @property
     def zeta(self) -> float:
         """Width of the prior of shifts, working voxels."""
-        return self.state.zeta / self.box.voxel_ratio
+        return self.step.full_zeta / self.box.voxel_ratio
 
-    @property
+    @cached_property
     def log_alpha(self) -> FloatArray:
         """(K,)"""
-        log_alpha: FloatArray = np.log(np.maximum(self.state.alpha, SMALLEST_PRIOR))
+        log_alpha: FloatArray = np.log(np.maximum(self.step.alpha, SMALLEST_PRIOR))
         return log_alpha
 
+    def dense(self, index: int) -> DenseParticle:
+        """Return a particle's coefficients."""
+        assert self.plan is not None
+        return self.store.dense(index, self.box, self.plan)
 
-ChunkResult = tuple["_ChunkSums", list[Found], dict[str, float]]
 
-
-def _e_step_chunk(chunk: Chunk, task: Task) -> ChunkResult:
-    """Return sums and findings of the particles in a chunk."""
-    sums = _ChunkSums.zero(task, chunk.fold)
+def _e_step_chunk(fold: int, indices: Sequence[int], task: Task) -> BlockSums:
+    """Return sums and findings of a few particles."""
+    sums = _ChunkSums.zero(task, fold)
     found = []
     seconds = dict.fromkeys(("read", "candidates", "statistics"), 0.0)
-    for i in chunk.indices:
+    for i in indices:
         clock = [time.perf_counter()]
-        particle = task.bench.measured(i)
-        weighted = weighted_particle(particle, task.noise)
+        particle = task.store.measured(i, task.box)
+        weighted = weighted_particle(particle, task.step.noise)
         clock.append(time.perf_counter())
         if task.plan is None:
-            starts = task.state.peaks.of(i) if task.state.peaks is not None else None
-            if starts is None:
+            if task.peaks is None:
                 raise ValueError("a local iteration needs the peaks of the one before")
+            starts = task.peaks.of(i)
             posterior = None
         else:
-            posterior = _whole_posterior(task, chunk.fold, i)
+            posterior = _whole_posterior(task, fold, i)
             starts = _with_known(_highest_cells(posterior, task), task, i)
-        peaks = _climbed(task, chunk.fold, weighted, *starts)
+        peaks = _climbed(task, fold, weighted, *starts)
         clock.append(time.perf_counter())
-        if posterior is not None and not task.is_candidate:
+        if posterior is not None and not task.step.is_candidate:
             found.append(sums.add_dense(i, task, posterior, peaks))
         else:
-            is_broad = posterior is not None and task.state.n_effective >= FOCUSED_BELOW
+            is_broad = posterior is not None and task.step.n_effective >= FOCUSED_BELOW
             least = posterior.n_effective if posterior is not None and is_broad else 1.0
             found.append(sums.add_candidates(i, task, particle, peaks, least))
         clock.append(time.perf_counter())
@@ -121,7 +217,9 @@ def _e_step_chunk(chunk: Chunk, task: Task) -> ChunkResult:
     started = time.perf_counter()
     sums.finish(task)
     seconds["statistics"] += time.perf_counter() - started
-    return sums, found, seconds
+    return BlockSums(
+        fold, sums.signal, sums.coverage.real.copy(), sums.weight, sums.sq_shift, sums.evidence,
+        [FoundTable.of(found)], seconds)
 
 
 def _whole_posterior(task: Task, fold: int, index: int) -> DensePosterior:
@@ -129,16 +227,16 @@ def _whole_posterior(task: Task, fold: int, index: int) -> DensePosterior:
     plan = task.plan
     assert plan is not None
     shifts = None
-    if task.state.phase == "focused" and task.state.peaks is not None:
-        _, poses = task.state.peaks.of(index)
+    if task.step.phase == "focused" and task.peaks is not None:
+        _, poses = task.peaks.of(index)
         # The plan shifts the average before it is turned: t here is R^T t there.
         own = np.einsum("mji,mj->mi", poses.rotation, poses.shift_xyz) / task.box.voxel_ratio
         squared = np.sum((plan.shift_xyz[:, None] - own) ** 2, axis=2).min(axis=1)
         shifts = np.flatnonzero(squared <= (FOCUS_STEPS * plan.shift_step) ** 2)
         shifts = shifts if len(shifts) else None
     posterior = dense_posterior(
-        task.bench.dense(index, plan), task.dense_references[fold], task.log_alpha,
-        plan.log_prior(task.zeta), shifts,
+        task.dense(index), [r.dense for r in task.step.references.of(fold) if r.dense is not None],
+        task.log_alpha, plan.log_prior(task.zeta), shifts,
     )
     # Equivalent poses count as one, also of averages that have the symmetry before it is imposed.
     order = _order(task, posterior.class_weight)
@@ -147,7 +245,7 @@ def _whole_posterior(task: Task, fold: int, index: int) -> DensePosterior:
 
 def _order(task: Task, class_weight: FloatArray) -> float:
     """How many poses are equivalent, the mean over a particle's classes."""
-    known = len(task.bench.config.group)  # before it is imposed, too
+    known = len(task.step.config.group)  # before it is imposed, too
     orders = [max(known, len(group)) for group in task.groups]
     if len(set(orders)) == 1:
         return float(orders[0])
@@ -182,8 +280,8 @@ def _with_known(
 
     A grid that carries fewer shells than are compared finds new peaks, but not each of the old.
     """
-    peaks = task.state.peaks
-    if peaks is None or not task.is_candidate or task.state.n_effective >= FOCUSED_BELOW:
+    peaks = task.peaks
+    if peaks is None or not task.step.is_candidate or task.step.n_effective >= FOCUSED_BELOW:
         return starts
     classes, poses = peaks.of(index)
     return np.concatenate([starts[0], classes]), RigidTransforms.concatenate([starts[1], poses])
@@ -206,10 +304,11 @@ def _climbed(
     """Poses climbed to their maxima, of each class apart; doubles removed."""
     parts: list[tuple[int, Peaks]] = []
     rotation, shift_xyz = poses.rotation, poses.shift_xyz / task.box.voxel_ratio
+    references = task.step.references.of(fold)
     for k in np.unique(classes):
         mine = classes == k
         peaks = climb(
-            weighted, task.turnable[fold][k], rotation[mine], shift_xyz[mine], task.zeta)
+            weighted, references[int(k)].turnable, rotation[mine], shift_xyz[mine], task.zeta)
         radius = task.box.radius
         same_turn = np.rad2deg(1.0 / max(2.0 * radius, 1.0))
         peaks = peaks.select(distinct(peaks, same_turn, 0.3, MAX_PEAKS))
@@ -245,8 +344,8 @@ class _ChunkSums:
     @staticmethod
     def zero(task: Task, fold: int) -> _ChunkSums:
         """Sums of no particle."""
-        n_classes, n_samples = task.state.n_classes, len(task.box.samples)
-        dense = [] if task.plan is None or task.is_candidate else [
+        n_classes, n_samples = task.n_classes, len(task.box.samples)
+        dense = [] if task.plan is None or task.step.is_candidate else [
             DenseSums.zero(task.plan) for _ in range(n_classes)]
         return _ChunkSums(
             fold, dense, np.zeros((n_classes, n_samples), dtype=np.complex128),
@@ -259,7 +358,7 @@ class _ChunkSums:
         """Add a particle with its posterior over the grid."""
         assert task.plan is not None
         squared = np.sum(task.plan.shift_xyz**2, axis=1)
-        particle = task.bench.dense(index, task.plan)
+        particle = task.dense(index)
         for sums, blocks in zip(self.dense, posterior.blocks, strict=True):
             sums.add(particle, blocks, posterior.scale)
             for block in blocks:
@@ -281,10 +380,10 @@ class _ChunkSums:
         """
         evidence = float(logsumexp(peaks.log_joint))
         gamma = np.exp(peaks.log_joint - evidence)
-        gamma = without_small(gamma, task.bench.config.min_responsibility)
+        gamma = without_small(gamma, task.step.config.min_responsibility)
         for m in np.flatnonzero(gamma > 0):
             k, rotation, shift_xyz = peaks.class_index[m], peaks.rotation[[m]], peaks.shift_xyz[[m]]
-            if task.bench.config.spread:
+            if task.step.config.spread:
                 rotation, shift_xyz = cubature(
                     rotation[0], shift_xyz[0], peaks.curvature[m], WIDEST_SPREAD_DEG)
             weight = np.full(len(rotation), gamma[m] / len(rotation))
@@ -292,7 +391,7 @@ class _ChunkSums:
             particle.wedge.add_turned_back(rotation, weight, self.coverage[k])
             self.sq_shift += float(weight @ np.sum(shift_xyz**2, axis=1))
         class_weight: FloatArray = np.bincount(
-            peaks.class_index, gamma, task.state.n_classes).astype(np.float64)
+            peaks.class_index, gamma, task.n_classes).astype(np.float64)
         self.weight += class_weight
         best = int(np.argmax(gamma))
         return self._counted(
@@ -325,28 +424,61 @@ class _ChunkSums:
         self.dense = []
 
 
-def sum_chunks(
-    task: Task, executor: Executor, on_progress: Callable[[int, int], None]
-) -> tuple[FoldSums, list[Found], dict[str, float]]:
-    """Run the E-step over all chunks and add their sums up in order."""
-    config, n_particles = task.bench.config, len(task.bench.members)
-    shape = (config.n_groups, task.state.n_classes)
-    n_samples = len(task.box.samples)
+@dataclass(frozen=True, eq=False)
+class BlockSums:
+    """What comes of some blocks of one fold."""
+
+    fold: int
+    signal: ComplexArray  # (K, J) complex128
+    coverage: FloatArray  # (K, J) float64
+    weight: FloatArray  # (K,)
+    sq_shift: float
+    evidence: float
+    found: list[FoundTable]
+    seconds: dict[str, float]
+
+    def absorb(self, other: BlockSums) -> BlockSums:
+        """Return the sum of both; the arrays of `self` hold it from now on."""
+        for name in ("signal", "coverage", "weight"):
+            mine: FloatArray = getattr(self, name)
+            mine += getattr(other, name)
+        seconds = {name: spent + other.seconds[name] for name, spent in self.seconds.items()}
+        return replace(
+            self, sq_shift=self.sq_shift + other.sq_shift, evidence=self.evidence + other.evidence,
+            found=self.found + other.found, seconds=seconds)
+
+
+def sum_blocks(
+    bench: Workbench, state: EnhancedState, step: EStep,
+    on_progress: Callable[[int, int], None] = ignore_progress,
+) -> tuple[FoldSums, FoundTable, dict[str, float]]:
+    """Run the E-step over all blocks and add their sums up in order."""
+    n_particles = len(bench.members)
+    shape = (bench.config.n_groups, state.n_classes)
+    n_samples = len(bench.box.samples)
     signal = np.zeros((*shape, n_samples), dtype=np.complex128)
     coverage, weight = np.zeros((*shape, n_samples)), np.zeros(shape)
     sq_shift = evidence = 0.0
-    found: list[Found] = []
+    found: list[FoundTable] = []
     seconds: dict[str, float] = {}
-    results = executor.map(lambda chunk: _e_step_chunk(chunk, task), task.bench.chunks())
-    for sums, part, spent in results:
+    done = 0
+
+    def count(block: Block) -> None:
+        nonlocal done
+        done += len(block.indices)
+        on_progress(done, n_particles)
+
+    blocks = bench.blocks()
+    if state.peaks is not None:
+        blocks = [replace(block, peaks=state.peaks.part(block.indices)) for block in blocks]
+    for sums in bench.sums(step, blocks, count):
         signal[sums.fold] += sums.signal
-        coverage[sums.fold] += sums.coverage.real
+        coverage[sums.fold] += sums.coverage
         weight[sums.fold] += sums.weight
         sq_shift += sums.sq_shift
         evidence += sums.evidence
-        found += part
-        seconds = {name: seconds.get(name, 0.0) + spent[name] for name in spent}
-        on_progress(len(found), n_particles)
+        found += sums.found
+        seconds = {name: seconds.get(name, 0.0) + spent for name, spent in sums.seconds.items()}
     total = FoldSums(
-        signal, coverage, weight, task.bench.residual, sq_shift, n_particles, evidence)
-    return total, sorted(found, key=lambda f: f.index), seconds
+        signal, coverage, weight, bench.residual, sq_shift, n_particles, evidence)
+    return total, FoundTable.joined(found), seconds

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import cast
 
 import numpy as np
 
-from scipion_faml.dense import DenseReference, dense_plan, dense_reference
-from scipion_faml.enhanced.estep import Found, Task, sum_chunks
+from scipion_faml.enhanced.estep import EStep, FoundTable, sum_blocks
 from scipion_faml.enhanced.mstep import in_symmetry_frame, next_state
 from scipion_faml.enhanced.population import population
+from scipion_faml.enhanced.references import Grid, References
 from scipion_faml.enhanced.sampling import sampled_state
 from scipion_faml.enhanced.start import random_state, state_from_references
-from scipion_faml.enhanced.state import FOCUSED_BELOW, LOCAL_BELOW, EnhancedState, PeakTable
+from scipion_faml.enhanced.state import FOCUSED_BELOW, LOCAL_BELOW, EnhancedState
+from scipion_faml.enhanced.store import CACHE_BYTES
 from scipion_faml.enhanced.symmetry_search import with_symmetry_found
-from scipion_faml.enhanced.workbench import Workbench, reference_turnable, resampled
+from scipion_faml.enhanced.workbench import Workbench, resampled
 from scipion_faml.execution import Executor, SerialExecutor
 from scipion_faml.faml import (
     Assignments,
@@ -27,11 +28,10 @@ from scipion_faml.faml import (
     log_iteration,
     pose_change_deg,
 )
-from scipion_faml.geometry import RigidTransforms
 from scipion_faml.io import SubtomogramSource
 from scipion_faml.measured import WorkingBox
 from scipion_faml.model import FamlConfig
-from scipion_faml.types import ComplexArray, FloatArray
+from scipion_faml.types import FloatArray
 
 logger = logging.getLogger(__name__)
 
@@ -84,19 +84,20 @@ def iterate(
 ) -> IterationResult:
     """Return the result of one iteration: E-step over all particles, then M-step."""
     started = time.perf_counter()
-    task = prepared_task(bench, state)
-    prepared = time.perf_counter()
-    sums, found, seconds = sum_chunks(task, bench.executor, on_progress)
-    assignments = _assignments(found)
+    step = prepared_step(bench, state)
+    box, prepared = bench.box, time.perf_counter()
+    sums, found, seconds = sum_blocks(bench, state, step, on_progress)
+    assignments = Assignments(
+        found.class_index, found.poses, found.responsibility, found.evidence, found.class_weight)
     seconds["references"] = prepared - started
-    pose_change = pose_change_deg(previous, assignments, task.groups)
-    new = _decide(next_state(bench, sums, state, task.box), task, found, pose_change, bench)
+    pose_change = pose_change_deg(previous, assignments, state.groups)
+    new = _decide(next_state(bench, sums, state, box), state, found, pose_change, bench)
     if bench.config.finds_symmetry:
         if _asks_for_symmetry(new, state):
             new, assignments = with_symmetry_found(
-                bench, new, assignments, sums.coverage.sum(axis=0), task.box, _unlogged)
+                bench, new, assignments, sums.coverage.sum(axis=0), box, _unlogged)
     elif not new.in_frame and (new.n_sharp >= SHARP_ENOUGH or new.is_converged):
-        new, assignments = in_symmetry_frame(bench, new, assignments, task.box)
+        new, assignments = in_symmetry_frame(bench, new, assignments, box)
     seconds["total"] = time.perf_counter() - started
     result = IterationResult(
         new, assignments, new.half_averages, sums.evidence, pose_change, seconds)
@@ -105,7 +106,7 @@ def iterate(
     log_iteration(result)
     logger.info(
         "  %s, %d shells, %.1f poses share a posterior, log evidence per particle %.1f",
-        state.phase, task.box.radius, new.n_effective, sums.evidence / len(found),
+        state.phase, box.radius, new.n_effective, sums.evidence / len(found.index),
     )
     return result
 
@@ -128,69 +129,48 @@ def _asks_for_symmetry(new: EnhancedState, before: EnhancedState) -> bool:
     return new.is_converged or (shares and gain < STALLED_SHARE * new.evidence)
 
 
-def prepared_task(bench: Workbench, state: EnhancedState) -> Task:
-    """Return what an E-step needs: references of all folds and classes at its resolution."""
+def prepared_step(bench: Workbench, state: EnhancedState) -> EStep:
+    """Return an E-step at a state's resolution; it is that of the bench from now on."""
     config, box = bench.config, bench.open_box(state.radius)
     old = WorkingBox.of(bench.source.n, state.reference_radius).samples
-    references = resampled(state.references, old, box.samples)
+    # Without leaving out, all folds share one reference.
+    n_different = config.n_groups if config.n_folds > 1 else 1
+    values = resampled(state.references[:n_different], old, box.samples)
     noise = bench.residual.noise(np.zeros(box.radius), config.noise == "white")
     known = min(state.reference_radius, box.radius)
     noise[:known] = state.noise[:known]
     noise = bench.compared(noise)
-    plan = None
+    grid = None
     if state.phase != "local":
         # Once posteriors are narrow, the grid only has to find their peaks.
         is_broad = state.n_effective >= FOCUSED_BELOW
         bandwidth = config.dense_bandwidth if is_broad else config.search_bandwidth
         radius = min(box.radius, config.dense_radius(bandwidth))
-        step = max(bench.source.n / (4.0 * radius), 1.0) / box.voxel_ratio
-        plan = dense_plan(
+        shift_step = max(bench.source.n / (4.0 * radius), 1.0) / box.voxel_ratio
+        grid = Grid(
             box.n, radius, config.bandwidth_of_shells(radius),
-            config.max_shift_of(bench.source.n) / box.voxel_ratio, step,
-        )
-
-    mask = bench.mask_of(state)
-    # Without leaving out, all folds share one reference.
-    n_different = config.n_groups if config.n_folds > 1 else 1
-
-    def prepare(f: int) -> tuple[list[ComplexArray], list[DenseReference]]:
-        turnable = [reference_turnable(values, box, mask) for values in references[f]]
-        if plan is None:
-            return turnable, []
-        return turnable, [dense_reference(t, noise[: plan.sampling.n_shells], plan)
-                          for t in turnable]
-
-    prepared = list(bench.executor.map(prepare, range(n_different)))
-    folds = [prepared[min(f, n_different - 1)] for f in range(config.n_groups)]
-    is_candidate = plan is not None and plan.sampling.n_shells < box.radius
-    return Task(
-        bench, state, box, [t for t, _ in folds], noise, plan, [d for _, d in folds], is_candidate)
-
-
-def _assignments(found: Sequence[Found]) -> Assignments:
-    """The best class and pose of every particle."""
-    return Assignments(
-        np.array([f.class_index for f in found], dtype=np.intp),
-        RigidTransforms.concatenate([f.pose for f in found]),
-        np.array([f.responsibility for f in found]),
-        np.array([f.evidence for f in found]),
-        np.stack([f.class_weight for f in found]),
-    )
+            config.max_shift_of(bench.source.n) / box.voxel_ratio, shift_step)
+    references = References(
+        values, bench.source.n, box.radius, noise, grid, bench.mask_of(state))
+    if bench.executor.is_here:
+        references.prepare(bench.executor, bench.store.reference_bytes)
+    return EStep(
+        config, references, noise, grid is not None and grid.radius < box.radius, state.alpha,
+        state.zeta, state.phase, state.n_effective, state.symmetry)
 
 
 def _decide(
-    new: EnhancedState, task: Task, found: Sequence[Found], pose_change: float,
+    new: EnhancedState, state: EnhancedState, found: FoundTable, pose_change: float,
     bench: Workbench,
 ) -> EnhancedState:
     """Set what the next iteration does: its resolution, and how wide it looks."""
-    state = task.state
-    n_effective = float(np.median([f.n_effective for f in found]))
+    n_effective = float(np.median(found.n_effective))
     n_since_dense = 0 if state.phase == "dense" else state.n_since_dense + 1
     radius = state.radius
     # While posteriors are broad, all shells follow the same blob: their FSC says nothing.
     if n_effective < FOCUSED_BELOW:
         radius = max(radius, _next_radius(new.fsc, radius, bench.max_radius))
-    evidence = float(np.mean([f.evidence for f in found]))
+    evidence = float(np.mean(found.evidence))
     gain = evidence - state.evidence
     if n_effective >= FOCUSED_BELOW and gain < STALLED_GAIN:
         # Nothing is left to learn here: finer detail may tell orientations apart.
@@ -210,9 +190,8 @@ def _decide(
         phase = "focused"
     elif n_effective >= FOCUSED_BELOW:
         converged = not grown and abs(gain) < SETTLED_GAIN
-    peaks = PeakTable.of_parts([(f.index, f.peak_class, f.peak_poses) for f in found])
     return replace(
-        new, radius=radius, phase=phase, n_since_dense=n_since_dense, peaks=peaks,
+        new, radius=radius, phase=phase, n_since_dense=n_since_dense, peaks=found.peaks,
         n_effective=n_effective, checked_radius=checked, is_converged=converged,
         phase_done=state.phase, evidence=evidence,
         n_sharp=state.n_sharp + 1 if n_effective < LOCAL_BELOW else 0,
@@ -239,15 +218,17 @@ def run(
     on_progress: Callable[[int, int], None] = ignore_progress,
     references: FloatArray | None = None,
     mask: FloatArray | None = None,
+    cache_bytes: int = CACHE_BYTES,
 ) -> Iterator[IterationResult]:
     """Yield the result of every iteration, until it has converged or config.n_iterations are done.
 
     Parameters and errors are those of `faml.run`; `references` (K, n, n, n) are maps to start from,
     one for each class, where there is no `start`; averages and references are multiplied by the
-    mask (n, n, n), which lies in their frame.
+    mask (n, n, n), which lies in their frame. `cache_bytes` is the memory for what is kept of
+    particles and references.
     """
     config.check_size(len(source))
-    bench = Workbench(source, config, executor or SerialExecutor(), mask)
+    bench = Workbench(source, config, executor or SerialExecutor(), mask, cache_bytes)
     if start is not None:
         state = start
     elif references is not None:

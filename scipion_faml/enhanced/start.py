@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 from scipy.optimize import nnls
 
 from scipion_faml.enhanced.mstep import next_state
 from scipion_faml.enhanced.state import EnhancedState
-from scipion_faml.enhanced.workbench import Workbench
+from scipion_faml.enhanced.store import ParticleStore
+from scipion_faml.enhanced.workbench import Block, Workbench
 from scipion_faml.folds import FoldSums
 from scipion_faml.fourier import crop_half, shell_sums, spectrum
 from scipion_faml.impose import symmetrised
@@ -33,16 +36,55 @@ def random_state(bench: Workbench, start: int) -> EnhancedState:
     box = bench.open_box(radius)
     shape = (config.n_groups, n_classes, len(box.samples))
     signal, coverage = np.zeros(shape, dtype=complex), np.zeros(shape, dtype=complex)
-    weight, one = np.zeros(shape[:2]), np.ones(1)
-    for row, i in enumerate(bench.members):
-        particle, f, k = bench.measured(int(i)), bench.folds[i], classes[row]
-        rotation = poses.rotation[[row]]
-        particle.add_turned_back(rotation, np.zeros((1, 3)), one, signal[f, k])
-        particle.wedge.add_turned_back(rotation, one, coverage[f, k])
-        weight[f, k] += 1.0
+    weight, blocks = np.zeros(shape[:2]), []
+    for block in bench.blocks():
+        rows = np.searchsorted(bench.members, block.indices)
+        blocks.append(replace(block, class_index=classes[rows], poses=poses[rows]))
+    for part in bench.sums(StartSum(radius, n_classes), blocks):
+        signal[part.fold] += part.signal
+        coverage[part.fold] += part.coverage
+        weight[part.fold] += part.weight
     sums = FoldSums(signal, coverage.real, weight, bench.residual, 0.0, n_particles, 0.0)
     # Nothing correlates yet but the round blob; what is there must not be filtered away.
     return next_state(bench, sums, None, box, START_FSC)
+
+
+@dataclass(frozen=True, eq=False)
+class StartSum:
+    """Adds up particles whose class and orientation are given."""
+
+    radius: int
+    n_classes: int
+
+    def work(self, block: Block, store: ParticleStore) -> StartPart:
+        """Return the sums over a block."""
+        assert block.class_index is not None and block.poses is not None
+        box, one = store.box(self.radius), np.ones(1)
+        shape = (self.n_classes, len(box.samples))
+        signal, coverage = np.zeros(shape, dtype=complex), np.zeros(shape, dtype=complex)
+        rotation = block.poses.rotation
+        for row, i in enumerate(block.indices):
+            particle, k = store.measured(i, box), block.class_index[row]
+            particle.add_turned_back(rotation[[row]], np.zeros((1, 3)), one, signal[k])
+            particle.wedge.add_turned_back(rotation[[row]], one, coverage[k])
+        weight = np.bincount(block.class_index, minlength=self.n_classes).astype(np.float64)
+        return StartPart(block.fold, signal, coverage, weight)
+
+
+@dataclass(frozen=True, eq=False)
+class StartPart:
+    """Sums over some blocks of one fold."""
+
+    fold: int
+    signal: ComplexArray  # (K, J) complex128
+    coverage: ComplexArray  # (K, J) complex128
+    weight: FloatArray  # (K,)
+
+    def absorb(self, other: StartPart) -> StartPart:
+        """Return the sum of both."""
+        return StartPart(
+            self.fold, self.signal + other.signal, self.coverage + other.coverage,
+            self.weight + other.weight)
 
 
 def state_from_references(bench: Workbench, maps: FloatArray) -> EnhancedState:

@@ -29,6 +29,13 @@ class PeakTable:
         low, high = np.searchsorted(self.particle, [index, index + 1])
         return self.class_index[low:high], self.poses[slice(low, high)]
 
+    def part(self, indices: Sequence[int]) -> PeakTable:
+        """Return those of some particles, which are given in ascending order."""
+        low = np.searchsorted(self.particle, indices)
+        high = np.searchsorted(self.particle, indices, side="right")
+        rows = np.concatenate([np.arange(a, b) for a, b in zip(low, high, strict=True)])
+        return PeakTable(self.particle[rows], self.class_index[rows], self.poses[rows])
+
     @staticmethod
     def of_parts(parts: Sequence[tuple[int, IntArray, RigidTransforms]]) -> PeakTable:
         """Collect single particles' peaks."""

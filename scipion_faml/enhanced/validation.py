@@ -18,10 +18,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from scipion_faml.enhanced.estep import sum_chunks
+from scipion_faml.enhanced.estep import sum_blocks
 from scipion_faml.enhanced.mstep import next_state
-from scipion_faml.enhanced.run import prepared_task
+from scipion_faml.enhanced.run import prepared_step
 from scipion_faml.enhanced.state import FOCUSED_BELOW, EnhancedState
+from scipion_faml.enhanced.store import CACHE_BYTES
 from scipion_faml.enhanced.workbench import Workbench
 from scipion_faml.execution import Executor, SerialExecutor
 from scipion_faml.fourier import frequency_radius, spectrum, volume_from_spectrum
@@ -58,6 +59,7 @@ class NoiseSource(SourceView):
 def validated_fsc(
     source: SubtomogramSource, config: FamlConfig, state: EnhancedState,
     executor: Executor | None = None, mask: FloatArray | None = None,
+    cache_bytes: int = CACHE_BYTES,
 ) -> FloatArray:
     """Return the halves' FSC of a state without what aligned noise brings, (K, n_shells).
 
@@ -69,13 +71,13 @@ def validated_fsc(
     kept = _trusted_shells(state)
     if kept >= state.reference_radius:
         return state.fsc
-    bench = Workbench(source, config, executor or SerialExecutor(), mask)
-    # Behind the whitening: the noise is that of whitened particles.
-    bench.source = NoiseSource(bench.source, kept, state.noise, config.seed)
+    bench = Workbench(
+        source, config, executor or SerialExecutor(), mask, cache_bytes,
+        # Behind the whitening: the noise is that of whitened particles.
+        lambda white: NoiseSource(white, kept, state.noise, config.seed))
     last = replace(state, phase="dense", radius=state.reference_radius)
-    task = prepared_task(bench, last)
-    sums, _, _ = sum_chunks(task, bench.executor, lambda done, total: None)
-    of_noise = next_state(bench, sums, last, task.box).fsc
+    sums, _, _ = sum_blocks(bench, last, prepared_step(bench, last))
+    of_noise = next_state(bench, sums, last, bench.box).fsc
     corrected = state.fsc.copy()
     changed = slice(kept, None)
     noise = np.clip(of_noise[:, changed], 0.0, 0.999)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
-from scipion_faml.dense import DenseParticle, DensePlan, dense_particle
-from scipion_faml.enhanced.state import EnhancedState
+from scipion_faml.dense import DenseParticle, DensePlan
+from scipion_faml.enhanced.state import EnhancedState, PeakTable
+from scipion_faml.enhanced.store import CACHE_BYTES, ParticleStore
 from scipion_faml.enhanced.whitened import whitened
-from scipion_faml.execution import Executor
+from scipion_faml.execution import Desk, Executor, block_size, in_groups
 from scipion_faml.folds import fold_of
 from scipion_faml.fourier import (
     SampleSet,
@@ -19,16 +22,15 @@ from scipion_faml.fourier import (
     turnable_spectrum,
     volume_from_spectrum,
 )
+from scipion_faml.geometry import RigidTransforms
 from scipion_faml.impose import mask_at, masked, rim_level
-from scipion_faml.io import SubtomogramSource
-from scipion_faml.measured import Measured, SpectrumShelf, WorkingBox
+from scipion_faml.io import Row, SubtomogramSource
+from scipion_faml.measured import Measured, WorkingBox
 from scipion_faml.model import FamlConfig
 from scipion_faml.regularise import ShellResidual
 from scipion_faml.types import ComplexArray, FloatArray, IntArray
 from scipion_faml.volume import soft_sphere
 
-CACHE_BYTES = 2**30  # particles at working resolution, and as many bytes of coefficients
-SHELF_BYTES, SHELF_AHEAD = 2**29, 1.5  # spectra out to this times the radius, and a little
 PARTICLES_PER_CHUNK = 16
 BALL_EDGE = 4.0  # voxels
 NOT_COMPARED = 1e9  # times the noise of a shell that does not count
@@ -40,28 +42,28 @@ class Workbench:
     def __init__(
         self, source: SubtomogramSource, config: FamlConfig, executor: Executor,
         mask: FloatArray | None = None,
+        cache_bytes: int = CACHE_BYTES,
+        view: Callable[[SubtomogramSource], SubtomogramSource] | None = None,
     ) -> None:
+        """`view` changes particles after they were whitened."""
         if source.n < 8:
             raise ValueError(f"the box of {source.n} voxels is too small: at least 8 are needed")
         white = whitened(source)
-        self.source: SubtomogramSource = white
+        self.source: SubtomogramSource = white if view is None else view(white)
         self.whitening = white.whitening  # between particles as compared and as given
         self.config, self.executor, self.mask = config, executor, mask
+        self.store = ParticleStore(self.source, self.max_radius, cache_bytes)
         self.folds = fold_of(len(source), config.n_groups, config.seed)
         self.members: IntArray = np.arange(len(source))  # particles looked at
         self.box = WorkingBox.of(source.n, 1)
         self.residual = ShellResidual(np.zeros(0), np.zeros(0))
-        self._shelf = SpectrumShelf(source.n, 1, SHELF_BYTES)
-        self._measured: dict[int, Measured] = {}
-        self._dense: dict[int, DenseParticle] = {}
-        self._dense_plan: DensePlan | None = None
 
     def part(self, members: IntArray, config: FamlConfig) -> Workbench:
         """Return the bench of some particles, by their numbers here, with settings of its own."""
         other = copy(self)
         other.members, other.config = np.sort(members), config
-        other._measured, other._dense = dict(self._measured), dict(self._dense)
-        other.residual = other._whole_residual()
+        if len(self.residual.power):
+            other.residual = other._whole_residual()
         return other
 
     def enlarged(self, values: ComplexArray, box: WorkingBox) -> FloatArray:
@@ -109,74 +111,146 @@ class Workbench:
     def open_box(self, radius: int) -> WorkingBox:
         """Set and return the working box of a radius; sum the particles' power over its shells."""
         if radius != self.box.radius:
-            self.box = WorkingBox.of(self.source.n, radius)
-            if radius > self._shelf.radius:
-                ahead = min(int(SHELF_AHEAD * radius) + 4, self.max_radius)
-                self._shelf = SpectrumShelf(self.source.n, max(ahead, radius), SHELF_BYTES)
-            self._measured.clear()
-            self._dense.clear()
+            self.box = self.store.box(radius)
             self.residual = self._whole_residual()
         return self.box
 
     def _whole_residual(self) -> ShellResidual:
         """Power and measured samples of all particles looked at."""
         zero = np.zeros(self.box.radius)
-        return sum(self.executor.map(self._residual_of, self.chunks()), ShellResidual(zero, zero))
-
-    def _residual_of(self, chunk: Chunk) -> ShellResidual:
-        total = ShellResidual(np.zeros(self.box.radius), np.zeros(self.box.radius))
-        for i in chunk.indices:
-            particle = self.measured(i)
-            total = total + ShellResidual(particle.power, particle.wedge.n_observed)
+        total = ShellResidual(zero, zero)
+        for part in self.sums(ResidualSum(self.box.radius), self.blocks()):
+            total = total + part.residual
         return total
 
-    def chunks(self) -> list[Chunk]:
-        """Return the particles in chunks of one fold each: what a worker does at a time."""
+    def blocks(self) -> list[Block]:
+        """Return the particles in blocks of one fold each: what a worker does at a time."""
+        size = block_size(len(self.members), PARTICLES_PER_CHUNK)
         out = []
         for f in range(self.config.n_groups):
             members = self.members[self.folds[self.members] == f]
-            for start in range(0, len(members), PARTICLES_PER_CHUNK):
-                out.append(Chunk(f, [int(i) for i in members[start : start + PARTICLES_PER_CHUNK]]))
+            for start in range(0, len(members), size):
+                out.append(Block(f, [int(i) for i in members[start : start + size]]))
         return out
+
+    def sums(
+        self, step: BlockStep, blocks: Sequence[Block],
+        on_done: Callable[[Block], None] = lambda block: None,
+    ) -> Iterable[Any]:
+        """Yield the sums over groups of blocks of one fold."""
+        groups = [group for f in range(self.config.n_groups)
+                  for group in in_groups([b for b in blocks if b.fold == f])]
+        return self.executor.sums(OpenedStep(step, self.store), groups, on_done)
 
     def measured(self, index: int) -> Measured:
         """Return a particle at working resolution, read if it is not at hand."""
-        known = self._measured.get(index)
-        if known is not None:
-            return known
-        spectra = self._shelf.get(index)
-        particle = self.source[index] if spectra is None else None
-        try:
-            if particle is not None:
-                spectra = self._shelf.put(index, particle.volume, particle.wedge)
-            assert spectra is not None
-            found = self.box.measure_spectra(index, spectra)
-        except ValueError as error:
-            raise ValueError(f"subtomogram {index + 1}: {error}") from error
-        size = found.turnable.nbytes + found.values.nbytes
-        if (len(self._measured) + 1) * size <= CACHE_BYTES:
-            self._measured[index] = found
-        return found
+        return self.store.measured(index, self.box)
 
     def dense(self, index: int, plan: DensePlan) -> DenseParticle:
         """Return a particle's harmonic coefficients."""
-        if plan is not self._dense_plan:
-            self._dense, self._dense_plan = {}, plan
-        known = self._dense.get(index)
-        if known is not None:
-            return known
-        found = dense_particle(self.measured(index), plan)
-        if (len(self._dense) + 1) * sum(r.nbytes for r in found.rows) <= CACHE_BYTES:
-            self._dense[index] = found
-        return found
+        return self.store.dense(index, self.box, plan)
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Particles of one fold."""
+# ------------------------------------------------------------------------- sums over particles
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Particles of one fold, and what is known of each."""
 
     fold: int
-    indices: list[int]
+    indices: Sequence[int]
+    peaks: PeakTable | None = None
+    class_index: IntArray | None = None  # (n,) of these particles
+    poses: RigidTransforms | None = None  # n
+
+    @property
+    def chunks(self) -> list[Sequence[int]]:
+        """The particles that are summed apart, in single precision, within the block."""
+        return [self.indices[a : a + PARTICLES_PER_CHUNK]
+                for a in range(0, len(self.indices), PARTICLES_PER_CHUNK)]
+
+
+class BlockStep(Protocol):
+    """What is done with blocks: all that it needs besides particles, to be sent as it is."""
+
+    def work(self, block: Block, store: ParticleStore) -> Any: ...
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedStep:
+    """A step in a process that has a source of particles: a `Job`."""
+
+    step: BlockStep
+    store: ParticleStore
+
+    @property
+    def source(self) -> SubtomogramSource:
+        """Where particles are read."""
+        return self.store.source
+
+    @property
+    def recipe(self) -> StepRecipe:
+        """The step as it is sent to other processes."""
+        source: Any = self.store.source
+        return StepRecipe(
+            self.step, source.emptied(), self.store.max_radius, self.store.key)
+
+    def work(self, block: Block) -> Any:
+        """Return the sums over a block."""
+        return self.step.work(block, self.store)
+
+    def learn(self, rows: Mapping[int, Row]) -> None:
+        """Take up particles, in another process."""
+        source: Any = self.store.source
+        source.learn(rows)
+
+    def forget(self, indices: Iterable[int]) -> None:
+        """Drop particles that were taken up."""
+        source: Any = self.store.source
+        source.forget(indices)
+
+
+@dataclass(frozen=True, eq=False)
+class StepRecipe:
+    """A step on its way to other processes."""
+
+    step: BlockStep
+    source: Any  # emptied
+    max_radius: int
+    key: str
+
+    def open(self, desk: Desk) -> OpenedStep:
+        """Return the step; particles at hand stay from one step to the next."""
+        def make() -> ParticleStore:
+            return ParticleStore(self.source, self.max_radius, desk.cache_bytes)
+
+        return OpenedStep(self.step, desk.kept(self.key, make))
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualSum:
+    """Sums the power and the measured samples of particles."""
+
+    radius: int
+
+    def work(self, block: Block, store: ParticleStore) -> ResidualPart:
+        """Return the sums over a block."""
+        box = store.box(self.radius)
+        total = ShellResidual(np.zeros(self.radius), np.zeros(self.radius))
+        for i in block.indices:
+            particle = store.measured(i, box)
+            total = total + ShellResidual(particle.power, particle.wedge.n_observed)
+        return ResidualPart(total)
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualPart:
+    """Sums over some blocks."""
+
+    residual: ShellResidual
+
+    def absorb(self, other: ResidualPart) -> ResidualPart:
+        """Return the sum of both."""
+        return ResidualPart(self.residual + other.residual)
 
 
 def reference_turnable(
