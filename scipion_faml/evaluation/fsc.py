@@ -7,6 +7,8 @@ over shells of rounded |k|, as RELION forms them, each of the n^3 samples counte
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from scipion_faml.fourier import frequency_radius, shell_sums, spectrum, volume_from_spectrum
@@ -14,6 +16,7 @@ from scipion_faml.types import ComplexArray, FloatArray
 
 # Phases are randomised from where the unmasked FSC falls to this (Chen et al. 2013).
 RANDOMISE_FROM = 0.8
+SMEARED_SHELLS = 2  # in which a mask mixes kept and random phases
 
 
 def fourier_shell_correlation(
@@ -82,28 +85,64 @@ def resolution_angst(
     return float(n * voxel_size_angst / shell)
 
 
+@dataclass(frozen=True, eq=False)
+class MaskedFsc:
+    """The curves of two masked half maps, each on shells 0 .. n // 2 - 1."""
+
+    unmasked: FloatArray
+    masked: FloatArray  # FSC_t
+    randomised: FloatArray  # FSC_n: masked, after the phases beyond a shell were randomised
+    corrected: FloatArray  # FSC_true
+    random_from: int | None  # shell from which phases are random; None where none had to be
+
+
+def masked_fsc(
+    first: FloatArray, second: FloatArray, mask: FloatArray, rng: np.random.Generator
+) -> MaskedFsc:
+    """Return the FSC of two half maps inside a mask, without what the mask itself correlates.
+
+    FSC_true = (FSC_t - FSC_n) / (1 - FSC_n), FSC_n being that of the maps whose phases are random
+    from the shell on where their unmasked FSC falls to 0.8, then masked (Chen et al. 2013,
+    Ultramicroscopy 135). As in RELION the correction begins two shells later, because the mask
+    smears the kept phases across the border, and where FSC_n exceeds FSC_t the result is 0.
+
+    Parameters
+    ----------
+    first, second, mask : (n, n, n)
+        Halves of one set; the mask lies in 0 to 1.
+    rng : Generator
+        Of the random phases.
+    """
+    unmasked = fourier_shell_correlation(first, second)
+    masked = fourier_shell_correlation(first, second, mask)
+    below = np.flatnonzero(unmasked[1:] < RANDOMISE_FROM) + 1
+    if not len(below):
+        return MaskedFsc(unmasked, masked, masked.copy(), masked.copy(), None)
+    start = int(below[0])
+    randomised = fourier_shell_correlation(
+        randomise_phases(first, start, rng), randomise_phases(second, start, rng), mask
+    )
+    corrected = without_mask_correlation(masked, randomised, start + SMEARED_SHELLS)
+    return MaskedFsc(unmasked, masked, randomised, corrected, start)
+
+
+def without_mask_correlation(
+    masked: FloatArray, randomised: FloatArray, from_shell: int
+) -> FloatArray:
+    """Return FSC_true of FSC_t and FSC_n from a shell on, FSC_t below it."""
+    corrected = masked.copy()
+    total, noise = masked[from_shell:], randomised[from_shell:]
+    exceeds = total > noise  # so that noise < 1
+    rest = np.where(exceeds, 1.0 - noise, 1.0)
+    corrected[from_shell:] = np.where(exceeds, (total - noise) / rest, 0.0)
+    return corrected
+
+
 def corrected_fsc(
     first: FloatArray, second: FloatArray, mask: FloatArray, rng: np.random.Generator
 ) -> FloatArray:
-    """Return the masked FSC without the correlation that the mask itself brings.
-
-    FSC_true = (FSC_t - FSC_n) / (1 - FSC_n), FSC_n being that of the maps with phases randomised
-    from where their unmasked FSC falls to 0.8, then masked (Chen et al. 2013, Ultramicroscopy 135).
-    """
-    raw = fourier_shell_correlation(first, second)
-    masked = fourier_shell_correlation(first, second, mask)
-    below = np.flatnonzero(raw[1:] < RANDOMISE_FROM) + 1
-    if not len(below):
-        return masked
-    start = int(below[0])
-    noise = fourier_shell_correlation(
-        randomise_phases(first, start, rng), randomise_phases(second, start, rng), mask
-    )
-    corrected = masked.copy()
-    # Two shells later: the mask smears the kept phases across the border.
-    usable = slice(start + 2, None)
-    corrected[usable] = (masked[usable] - noise[usable]) / np.maximum(1.0 - noise[usable], 1e-6)
-    return corrected
+    """Return the FSC of `masked_fsc` that is corrected for the mask."""
+    return masked_fsc(first, second, mask, rng).corrected
 
 
 def randomise_phases(
