@@ -1,6 +1,7 @@
 """The forms of the plugin; Scipion collects the classes found here."""
 
 from .protocol_evaluate import ProtFamlEvaluate
+from .protocol_exchange import ProtFamlExportParticles, ProtFamlImportParticles
 from .protocol_extract import ProtFamlExtractSubtomograms
 from .protocol_faml import ProtFamlAlign, ProtFamlAverage, ProtFamlClassify
 from .protocol_pick_detector import ProtFamlPickDetector
@@ -14,7 +15,9 @@ __all__ = [
     "ProtFamlAverage",
     "ProtFamlClassify",
     "ProtFamlEvaluate",
+    "ProtFamlExportParticles",
     "ProtFamlExtractSubtomograms",
+    "ProtFamlImportParticles",
     "ProtFamlPickDetector",
     "ProtFamlPickDog",
     "ProtFamlPickTemplate",

@@ -50,7 +50,7 @@ def guess_format(path: Path) -> str:
     if path.suffix.lower() in by_suffix:
         return by_suffix[path.suffix.lower()]
     if path.suffix.lower() != ".star":
-        raise ValueError(f"{path}: the format is not to be guessed from its name: give --format")
+        raise ValueError(f"{path}: its name does not tell the format: choose it (--format)")
     particles, tomogram_set = follow(path)
     columns = set(read_particles(particles).rows.columns)
     if set(CENTRED) <= columns:

@@ -156,3 +156,24 @@ def merged(imported: ParticleTable, exported: ParticleTable) -> ParticleTable:
     kept = {name: imported.rows[name].to_numpy() for name in (CLASS, SCORE)
             if name in imported.rows}
     return table.with_columns(**{NUMBER: numbers}, **kept)
+
+
+def counted_in(table: ParticleTable, voxel_size_angst: float) -> ParticleTable:
+    """Return the table with positions and poses in voxels of this size (no volumes)."""
+    positions = positions_of(table, voxel_size_angst)
+    rows = table.rows.drop(columns=["rlnImageName", "rlnCtfImage", "rlnImagePixelSize"],
+                           errors="ignore")
+    if positions is not None:
+        rows = rows.assign(**dict(zip(COORDINATES, positions.T, strict=True)))
+    optics = table.optics.drop(columns=COORDINATE_SIZE, errors="ignore")
+    return replace(table, rows=rows, optics=optics.assign(rlnImagePixelSize=voxel_size_angst))
+
+
+def rows_of_tomogram(table: ParticleTable, name: str, is_only: bool) -> IntArray:
+    """Return the rows of the tomogram `name`; of all rows if there is one name here and there."""
+    names = np.array([Path(n).stem if n.endswith(".tomostar") else n
+                      for n in table.tomogram_names])
+    here = np.flatnonzero(names == name)
+    if not len(here) and is_only and len(set(names)) == 1:
+        return np.arange(len(table))
+    return here
