@@ -23,6 +23,7 @@ from scipion_faml.em import (
     search_of,
 )
 from scipion_faml.estep import (
+    CACHE_BYTES,
     METHOD_STEPS,
     Assignments,
     EStep,
@@ -259,6 +260,7 @@ def run(
     previous: Assignments | None = None,
     on_progress: Callable[[int, int], None] = ignore_progress,
     mask: FloatArray | None = None,
+    cache_bytes: int = CACHE_BYTES,
 ) -> Iterator[IterationResult]:
     """Yield the result of every iteration up to config.n_iterations.
 
@@ -274,6 +276,8 @@ def run(
         Those of the iteration before, to report how far poses moved.
     mask : (n, n, n)
         Multiplies the averages after every iteration.
+    cache_bytes : int
+        Memory for particles that are kept between iterations.
 
     Raises
     ------
@@ -288,7 +292,7 @@ def run(
             "enhanced mode, which finds the axes"
         )
     state = initial_state(source, config, executor) if start is None else start
-    geometry = Geometry.of(source, config)
+    geometry = Geometry.of(source, config, cache_bytes)
     while state.iteration < config.n_iterations:
         result = iterate(source, state, config, executor, previous, on_progress, mask, geometry)
         state, previous = result.state, result.assignments

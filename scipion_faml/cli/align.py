@@ -21,17 +21,15 @@ from scipion_faml.cli.averaging import (
     symmetry_option,
     write_fsc,
 )
+from scipion_faml.cli.cluster import Cluster, cluster_options
 from scipion_faml.cli.common import (
     Run,
     common_options,
-    n_workers,
     progress_callback,
     run_once,
-    workers_option,
 )
 from scipion_faml.cli.pictures import add_averages, listed, resolutions_in_words
 from scipion_faml.evaluation.fsc import fourier_shell_correlation, frequencies_per_angst
-from scipion_faml.execution import executor_of
 from scipion_faml.faml import IterationResult
 from scipion_faml.impose import masked
 from scipion_faml.io import (
@@ -56,12 +54,12 @@ from scipion_faml.types import FloatArray
 @candidate_options
 @click.option("--output", type=click.Path(path_type=Path), default=Path("align"),
               show_default=True, help="Folder.")
-@workers_option
+@cluster_options
 @common_options
 def align(
     particles: Path, reference: Path, search: str, max_shift: float | None,
     low_pass: float | None, bandwidth: int | None, max_candidates: int | None,
-    angular_step: float, output: Path, workers: int | None, as_json: bool, overwrite: bool,
+    angular_step: float, output: Path, cluster: Cluster, as_json: bool, overwrite: bool,
 ) -> None:
     """Align the subtomograms of a STAR file to a known map: one E-step with hard assignment (FA).
 
@@ -80,9 +78,10 @@ def align(
         volume = in_box_of(source, reference)[None]
         # Hard assignment looks at scores only, which do not depend on sigma, zeta or scale.
         state = ModelState(volume, np.ones(1), 1.0, float(source.n))
-        executor = executor_of(n_workers(workers))
-        result = faml.iterate(
-            source, state, config, executor, None, progress_callback("particles"))
+        cluster.cache_bytes(config, source.n, source.voxel_size_angst)
+        with cluster.opened() as executor:
+            result = faml.iterate(
+                source, state, config, executor, None, progress_callback("particles"))
         write_particles(output / "particles.star", assigned_table(table, result.assignments))
         average = result.state.averages[0]
         write_volume(output / "average.mrc", average, source.voxel_size_angst)
@@ -135,11 +134,11 @@ def _describe_alignment(
               help="MRC map from 0 to 1 that multiplies the averages, not the halves.")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("average"),
               show_default=True, help="Folder.")
-@workers_option
+@cluster_options
 @common_options
 def average(
     particles: Path, low_pass: float | None, symmetry: str, mask: Path | None, output: Path,
-    workers: int | None, as_json: bool, overwrite: bool,
+    cluster: Cluster, as_json: bool, overwrite: bool,
 ) -> None:
     """Average subtomograms with known poses, each weighted by what its wedge measured.
 
@@ -158,10 +157,10 @@ def average(
         config = FamlConfig(
             n_classes=int(class_index.max()) + 1, low_pass_angst=low_pass, symmetry=symmetry)
         mask_values = load_mask(source, mask)
-        averages, halves = faml.average_known(
-            source, class_index, table.poses, config, executor_of(n_workers(workers)),
-            progress_callback("particles"),
-        )
+        with cluster.opened() as executor:
+            averages, halves = faml.average_known(
+                source, class_index, table.poses, config, executor,
+                progress_callback("particles"))
         if mask_values is not None:
             averages = np.stack([masked(volume, mask_values) for volume in averages])
         return _write_averages(averages, halves, class_index, source, config, run)

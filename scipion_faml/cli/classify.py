@@ -31,20 +31,19 @@ from scipion_faml.cli.classify_options import (
     paper_options,
     refuse_other_mode,
 )
+from scipion_faml.cli.cluster import Cluster, cluster_options
 from scipion_faml.cli.common import (
     Run,
     common_options,
-    n_workers,
     plain,
     progress_callback,
     run_once,
     seed_option,
-    workers_option,
 )
 from scipion_faml.cli.pictures import Classified, add_classification
 from scipion_faml.enhanced import EnhancedState
 from scipion_faml.evaluation.fsc import resolution_angst
-from scipion_faml.execution import executor_of
+from scipion_faml.execution import Executor
 from scipion_faml.faml import Assignments, IterationResult
 from scipion_faml.folds import fold_of
 from scipion_faml.io import (
@@ -98,13 +97,13 @@ DEFAULT_ITERATIONS = {"paper": 20, "enhanced": 60}
 @candidate_options
 @click.option("--output", type=click.Path(path_type=Path), default=Path("classify"),
               show_default=True, help="Folder.")
-@workers_option
+@cluster_options
 @seed_option
 @common_options
 def classify(
     particles: Path, n_classes: int | str, iterations: int | None, mode: str,
     references: tuple[Path, ...], mask: Path | None, low_pass: float | None,
-    max_candidates: int | None, angular_step: float, output: Path, workers: int | None,
+    max_candidates: int | None, angular_step: float, output: Path, cluster: Cluster,
     as_json: bool, overwrite: bool, **settings: Any,
 ) -> None:
     """Average (K = 1) or classify and average the subtomograms of a STAR file with FAML.
@@ -147,8 +146,10 @@ def classify(
         table = read_particles(particles)
         source = open_source(table)
         config.check_size(len(source))
-        engine = _Engine(source, config, n_workers(workers), load_mask(source, mask))
-        return _classify(table, engine, run, references)
+        n_bytes = cluster.cache_bytes(config, source.n, source.voxel_size_angst)
+        with cluster.opened() as executor:
+            engine = _Engine(source, config, executor, load_mask(source, mask), n_bytes)
+            return _classify(table, engine, run, references)
 
     run_once(run, work, as_json)
 
@@ -179,32 +180,33 @@ class _Engine:
 
     source: FileSource
     config: FamlConfig
-    workers: int
+    executor: Executor
     mask: FloatArray | None
+    cache_bytes: int
 
     def iterations(
         self, state: ModelState | None, previous: Assignments | None, maps: list[FloatArray]
     ) -> Iterator[IterationResult]:
         """The iterations from a checkpoint's state, from maps, or from nothing."""
         source, config, mask = self.source, self.config, self.mask
-        executor, on_progress = executor_of(self.workers), progress_callback("particles")
+        executor, on_progress = self.executor, progress_callback("particles")
         if config.mode == "paper":
             if maps:
                 state = faml.state_from_references(source, np.stack(maps), config)
-            yield from faml.run(source, config, executor, state, previous, on_progress, mask)
+            yield from faml.run(source, config, executor, state, previous, on_progress, mask,
+                                self.cache_bytes)
             return
         if not (state is None or isinstance(state, EnhancedState)):
             raise ValueError("enhanced mode cannot go on from a state of paper mode")
         yield from enhanced.run(
             source, config, executor, state, previous, on_progress,
-            np.stack(maps) if maps else None, mask)
-
+            np.stack(maps) if maps else None, mask, self.cache_bytes)
 
     def validated(self, state: EnhancedState) -> FloatArray:
         """The halves' FSC without what aligned noise brings, (K, n_shells)."""
         logger.info("comparing noise with the references: what it brings to the halves' FSC")
         return enhanced.validated_fsc(
-            self.source, self.config, state, executor_of(self.workers), self.mask)
+            self.source, self.config, state, self.executor, self.mask, self.cache_bytes)
 
 
 def _classify(

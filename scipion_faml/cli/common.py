@@ -17,6 +17,7 @@ import numpy as np
 
 from scipion_faml import __version__
 from scipion_faml.cli.invocation import invocation_of
+from scipion_faml.execution import ClusterError
 from scipion_faml.io import replacing
 
 if TYPE_CHECKING:
@@ -38,13 +39,13 @@ def report_errors(command: click.Command, arguments: list[str]) -> int:
     except click.Abort:
         click.echo("stopped", err=True)
         return 1
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ClusterError) as error:
         if os.environ.get("FAML_DEBUG"):
             raise
         message = " ".join(str(error).split())
         click.echo(f"error: {message}", err=True)
         _note_error(message)
-        return 2
+        return 1 if isinstance(error, ClusterError) else 2
     return 0
 
 
