@@ -73,14 +73,24 @@ def standardise(volume: FloatArray, mask: FloatArray | None = None) -> FloatArra
 
 def move_volume(volume: FloatArray, transforms: RigidTransforms, order: int = 3) -> FloatArray:
     """Return R_phi volume: rotated about voxel n // 2, then shifted, by the first pose (spline)."""
-    rotation = transforms.rotation[0]
-    centre = np.array([s // 2 for s in volume.shape], dtype=float)  # z, y, x
-    inverse_zyx = rotation.T[::-1, ::-1]
-    offset = centre - inverse_zyx @ (centre + transforms.shift_xyz[0, ::-1])
+    inverse_zyx, offset = pose_affine(transforms, volume.shape)
     moved: FloatArray = ndimage.affine_transform(
         np.asarray(volume, dtype=np.float32), inverse_zyx, offset, order=order, mode="constant"
     )
     return moved
+
+
+def pose_affine(
+    transforms: RigidTransforms, shape: tuple[int, ...]
+) -> tuple[FloatArray, FloatArray]:
+    """Return the matrix and offset with which `ndimage.affine_transform` moves by the first pose.
+
+    They lead from a voxel (z, y, x) of the result to the place where its value comes from.
+    """
+    centre = np.array([s // 2 for s in shape], dtype=float)
+    inverse_zyx = transforms.rotation[0].T[::-1, ::-1]
+    offset: FloatArray = centre - inverse_zyx @ (centre + transforms.shift_xyz[0, ::-1])
+    return inverse_zyx, offset
 
 
 def mirrored(volume: FloatArray) -> FloatArray:

@@ -13,7 +13,7 @@ from scipion_faml.detector.detections import (
 )
 from scipion_faml.detector.labels import Classes, LabelSource, classes_of, labelled, split
 from scipion_faml.detector.matching import Matched, best_thresholds, f1_of, match
-from scipion_faml.detector.sampling import Crop, CropSampler, mirrored
+from scipion_faml.detector.sampling import Crop, CropSampler, ParticleDraw, mirrored
 from scipion_faml.detector.settings import DetectorSettings, TrainingSettings
 from scipion_faml.detector.view import CLIP, view_of
 
@@ -191,9 +191,12 @@ def test_crops_depend_on_seed_and_number_alone_and_rare_classes_come_more_often(
     again = CropSampler([made], TrainingSettings(crop=32, balance=0.5))
     np.testing.assert_array_equal(sampler.crop(17).volume, again.crop(17).volume)
     assert not np.array_equal(sampler.crop(17).volume, sampler.crop(18).volume)
-    drawn = np.diff(sampler._cumulative, prepend=0.0)
-    share = drawn[classes == 2].sum()
-    assert share == pytest.approx(np.sqrt(10) / (np.sqrt(10) + np.sqrt(190)))
+    for balance in (0.0, 0.5, 1.0):
+        draw = ParticleDraw([made], balance)
+        rows = [draw.one(rng)[1] for _ in range(4000)]
+        few, many = 10 ** (1 - balance), 190 ** (1 - balance)
+        # The s.d. of a share of 4000 is 0.008 at most.
+        assert np.mean(classes[rows] == 2) == pytest.approx(few / (few + many), abs=0.03)
 
 
 # ------------------------------------------------------------------------------------ candidates

@@ -26,18 +26,32 @@ class Crop:
     class_index: IntArray  # (P,)
 
 
+class ParticleDraw:
+    """Draws particles of labelled tomograms, each as often as its class weighs."""
+
+    def __init__(self, tomograms: Sequence[Labelled], balance: float) -> None:
+        """`balance` 1: all classes equally often; 0: all particles."""
+        self.tomograms = tomograms
+        classes = np.concatenate([t.class_index for t in tomograms])
+        self._owner = np.repeat(np.arange(len(tomograms)), [len(t) for t in tomograms])
+        self._row = np.concatenate([np.arange(len(t)) for t in tomograms])
+        weight = np.bincount(classes)[classes].astype(np.float64) ** -balance
+        self._cumulative = np.cumsum(weight) / weight.sum()
+
+    def one(self, rng: np.random.Generator) -> tuple[Labelled, int]:
+        """Return a tomogram and the row of a particle in it."""
+        drawn = int(np.searchsorted(self._cumulative, rng.uniform(), side="right"))
+        drawn = min(drawn, len(self._row) - 1)
+        return self.tomograms[self._owner[drawn]], int(self._row[drawn])
+
+
 class CropSampler:
     """Draws crops from labelled tomograms; crop i of a run depends on seed and i alone."""
 
     def __init__(self, tomograms: Sequence[Labelled], settings: TrainingSettings) -> None:
         self.tomograms = tomograms
         self.settings = settings
-        classes = np.concatenate([t.class_index for t in tomograms])
-        self._owner = np.repeat(np.arange(len(tomograms)), [len(t) for t in tomograms])
-        self._row = np.concatenate([np.arange(len(t)) for t in tomograms])
-        count = np.bincount(classes)
-        weight = count[classes].astype(np.float64) ** -settings.balance
-        self._cumulative = np.cumsum(weight) / weight.sum()
+        self._particles = ParticleDraw(tomograms, settings.balance)
         volume = np.array([np.prod(t.view.shape, dtype=np.float64) for t in tomograms])
         self._by_volume = np.cumsum(volume) / volume.sum()
 
@@ -46,10 +60,8 @@ class CropSampler:
         rng = np.random.default_rng([self.settings.seed, 7, number])
         n = self.settings.crop
         if rng.uniform() < AT_PARTICLE:
-            drawn = int(np.searchsorted(self._cumulative, rng.uniform(), side="right"))
-            drawn = min(drawn, len(self._row) - 1)
-            chosen = self.tomograms[self._owner[drawn]]
-            centre = chosen.position_xyz[self._row[drawn]][::-1]
+            chosen, row = self._particles.one(rng)
+            centre = chosen.position_xyz[row][::-1]
             centre = centre + rng.uniform(-JITTER, JITTER, 3) * n
         else:
             which = int(np.searchsorted(self._by_volume, rng.uniform(), side="right"))

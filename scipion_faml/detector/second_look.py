@@ -18,7 +18,7 @@ from scipion_faml.detector.ahead import ahead
 from scipion_faml.detector.detections import Detections
 from scipion_faml.detector.labels import Labelled
 from scipion_faml.detector.networks import ConvUnit, Residual, chain, crops_tensor
-from scipion_faml.detector.sampling import Crop, mirrored, with_other_contrast
+from scipion_faml.detector.sampling import Crop, ParticleDraw, mirrored, with_other_contrast
 from scipion_faml.detector.settings import DetectorSettings, TrainingSettings
 from scipion_faml.detector.view import TomogramView
 from scipion_faml.types import FloatArray, IntArray
@@ -62,20 +62,13 @@ class CandidateSampler:
     """Draws cubes around particles, every class as often; cube i depends on seed and i alone."""
 
     def __init__(self, tomograms: Sequence[Labelled], settings: TrainingSettings) -> None:
-        self.tomograms = tomograms
         self.settings = settings
-        classes = np.concatenate([t.class_index for t in tomograms])
-        self._owner = np.repeat(np.arange(len(tomograms)), [len(t) for t in tomograms])
-        self._row = np.concatenate([np.arange(len(t)) for t in tomograms])
-        weight = 1.0 / np.bincount(classes)[classes]
-        self._cumulative = np.cumsum(weight) / weight.sum()
+        self._particles = ParticleDraw(tomograms, balance=1.0)
 
     def crop(self, number: int) -> Crop:
         """Return cube `number` of the run."""
         rng = np.random.default_rng([self.settings.seed, 11, number])
-        drawn = int(np.searchsorted(self._cumulative, rng.uniform(), side="right"))
-        drawn = min(drawn, len(self._row) - 1)
-        chosen, row = self.tomograms[self._owner[drawn]], self._row[drawn]
+        chosen, row = self._particles.one(rng)
         place = chosen.position_xyz[row] + rng.normal(0.0, JITTER, 3)
         volume = cube_around(chosen.view, place)
         middle = np.full((1, 3), EDGE / 2)

@@ -18,7 +18,7 @@ from scipion_faml.geometry import RigidTransforms, random_rotations
 from scipion_faml.simulation.density import Structure
 from scipion_faml.simulation.packing import Obstacles, place_spheres
 from scipion_faml.types import FloatArray, IntArray
-from scipion_faml.volume import crop_or_pad, overlap, squared_radius
+from scipion_faml.volume import crop_or_pad, overlap, pose_affine, squared_radius
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -148,13 +148,11 @@ def class_labels(labels: IntArray, class_index: IntArray) -> IntArray:
 def _turner(structure: Structure, scene: Scene) -> Callable[[int], FloatArray]:
     """A function of a particle's number that returns its density around its nearest voxel."""
     spline = ndimage.spline_filter(structure.map, order=3, output=np.float32)
-    centre = np.full(3, structure.n // 2, dtype=np.float64)
 
     def posed(number: int) -> FloatArray:
         position = scene.position_xyz[number]
         pose = RigidTransforms(scene.euler_zyz[number], position - np.rint(position))
-        inverse_zyx = pose.rotation[0].T[::-1, ::-1]
-        offset = centre - inverse_zyx @ (centre + pose.shift_xyz[0, ::-1])
+        inverse_zyx, offset = pose_affine(pose, spline.shape)
         turned: FloatArray = ndimage.affine_transform(
             spline, inverse_zyx, offset, order=3, mode="constant", prefilter=False
         )
