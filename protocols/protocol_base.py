@@ -32,6 +32,7 @@ NOT_SETTINGS = {
     "runName", "runMode", "hostName", "numberOfThreads", "numberOfMpi", "binThreads",
     "useQueue", "queueParams", "gpuList", "useGpu",
 }
+MAX_LINKS = 8  # to reports, in the summary
 
 
 class ProtFamlBase(EMProtocol, ProtTomoBase):
@@ -197,6 +198,29 @@ class ProtFamlBase(EMProtocol, ProtTomoBase):
             errors.append(
                 "The acquisition has no tilt range (or 0 to 0 degrees): give the smallest and the "
                 "largest tilt (deg) in the form; -90 and 90 if nothing is missing.")
+
+    # -------------------------------------------------------------------------------- reports
+    def reportPaths(self):
+        """Return the reports that the commands of this run have left so far, the oldest first."""
+        paths = Path(self._getExtraPath()).rglob("*.html")
+        return sorted(paths, key=lambda path: (path.stat().st_mtime, str(path)))
+
+    def _reportName(self, path):
+        """Return what a report is of: a tomogram, or a part of the run."""
+        first, *rest = path.relative_to(self._getExtraPath()).parts
+        if rest and first != "results":
+            return first
+        stem = path.name.removesuffix(".html").removesuffix(".report")
+        return "results" if stem == "report" else stem
+
+    def summary(self):
+        """Return Scipion's summary, and links that open the reports in a browser."""
+        paths = self.reportPaths()
+        # The window looks for a file; its own folder is the project's, others may have another.
+        links = [f"[[{path.resolve()}][{self._reportName(path)}]]" for path in paths]
+        more = f" and {len(links) - MAX_LINKS} more" if len(links) > MAX_LINKS else ""
+        line = f"Report: {', '.join(links[:MAX_LINKS])}{more}" if links else ""
+        return [*super().summary(), *([line] if line else [])]
 
     # ------------------------------------------------------------------------------- messages
     def notReady(self):

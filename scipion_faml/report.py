@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import base64
 import html
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -35,10 +37,11 @@ Table: TypeAlias = "Mapping[str, Any] | pd.DataFrame"
 MAX_ROWS = 200
 MAX_TEXT = 400  # letters of one value in a table
 DPI = 130
-SHOWN_DPI = 100  # a picture has more dots than it is shown with: sharp on fine screens
+SHOWN_DPI = 94  # a picture has more dots than it is shown with: sharp on fine screens
 # A picture of noise is several times smaller as JPEG, and looks the same; lines stay PNG.
 MAX_PNG_BYTES = 150_000
 JPEG_QUALITY = 88
+MAX_COLLECTED = 4_000_000  # letters of pictures on a page that collects reports
 
 # The badge of the first section: what a reader must know before anything else.
 STATES = {
@@ -106,6 +109,7 @@ table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabu
 th, td { text-align: left; padding: .28rem 1rem .28rem 0; border-bottom: 1px solid var(--line);
          vertical-align: top; overflow-wrap: anywhere; }
 table.grid th, table.grid td { overflow-wrap: normal; white-space: nowrap; }
+table.grid thead th { white-space: normal; vertical-align: bottom; }
 table.grid td.long { white-space: normal; min-width: 18rem; overflow-wrap: anywhere; }
 thead th { color: var(--soft); font-weight: 600; }
 td.number, th.number { text-align: right; }
@@ -324,6 +328,48 @@ def _data_uri(png: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
+# --------------------------------------------------------------------------------- collections
+def collected(paths: Sequence[Path], title: str, folder: Path) -> Report:
+    """Return one page with the first sections of several reports, and links to them.
+
+    Pictures are left out once they fill a page. Links are relative to `folder`.
+    """
+    report, n_letters, states = Report(title, f"{len(paths)} reports"), 0, []
+    for path in paths:
+        page = path.read_text(encoding="utf-8")
+        short = re.search(r'<section id="s0" class="short (\w+)">.*?</section>', page, re.DOTALL)
+        if short is None:
+            continue
+        body = re.sub(r"<h2>In short.*?</h2>", "", short[0]).removesuffix("</section>")
+        body = re.sub(r"^<section[^>]*>", "", body)
+        if n_letters + len(body) > MAX_COLLECTED:
+            body = re.sub(r'<div class="figures">.*', "", body, flags=re.DOTALL)
+        n_letters += len(body)
+        states.append(short[1])
+        link = quote(os.path.relpath(path, folder))
+        name = _name_in(path, folder)
+        report._add(f"{name}: {STATES[short[1]].lower()}",
+                    f'{body}<p><a href="{link}">The whole report</a></p>')
+    counts = [f"{states.count(state)} {said.lower()}" for state, said in STATES.items()
+              if state in states]
+    return report.in_short([f"{len(states)} runs: {', '.join(counts)}."], _worst(states))
+
+
+def _name_in(path: Path, folder: Path) -> str:
+    """A short name of a report: the folders and the file that tell it from the others."""
+    parts = Path(os.path.relpath(path, folder)).parts
+    stem = parts[-1].removesuffix(".html").removesuffix(".report")
+    return " / ".join([*parts[:-1], *([] if stem == "report" and parts[:-1] else [stem])])
+
+
+def _worst(states: Sequence[str]) -> str:
+    """The state of several runs: that of the one which needs to be looked at first."""
+    for state in ("running", "doubt", "nothing"):
+        if state in states:
+            return "doubt" if state == "nothing" else state
+    return "finished"
+
+
 # ------------------------------------------------------------------------------------- tables
 def _text(value: Any) -> str:
     """One value as a reader wants to see it, escaped."""
@@ -357,7 +403,7 @@ def _frame_html(table: pd.DataFrame) -> str:
     shown = table.head(MAX_ROWS)
     kinds = [_kind_of(table[name]) for name in table]
     head = "".join(
-        f'<th scope="col"{kind if "number" in kind else ""}>{html.escape(str(name))}</th>'
+        f'<th scope="col"{kind if "number" in kind else ""}>{_breakable(name)}</th>'
         for kind, name in zip(kinds, shown.columns, strict=True))
     rows = "".join(
         "<tr>" + "".join(
@@ -366,6 +412,11 @@ def _frame_html(table: pd.DataFrame) -> str:
     more = f"<p>The first {MAX_ROWS} of {len(table)} rows.</p>" if len(table) > MAX_ROWS else ""
     return (
         f'<table class="grid"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{more}')
+
+
+def _breakable(name: Any) -> str:
+    """A long name of a column, which may be broken between its words."""
+    return html.escape(str(name)).replace("_", "_<wbr>")
 
 
 def _kind_of(column: pd.Series) -> str:

@@ -11,11 +11,14 @@ import click
 import numpy as np
 
 from scipion_faml.cli.common import progress, run_once
+from scipion_faml.cli.picked import Picked, add_picks
 from scipion_faml.cli.picking import PickerArguments, picker_options
 from scipion_faml.cli.tomograms import FILE, naming
 from scipion_faml.cli.torch_modules import device_option, torch_module
+from scipion_faml.detector.detections import Detections
 from scipion_faml.detector.view import is_same_size, view_of
 from scipion_faml.io import CLASS_NAME_COLUMN
+from scipion_faml.types import FloatArray
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +80,16 @@ def pick_detector(
                     _tiles_bar, mirrors)
                 picks = predict.picks_of(
                     found, detector, view, threshold, border / size, given.max_picks, region)
-            given.draw(volume, picks, 0.5 * float(np.median(trained.diameters)) * view.scale)
-        names = dict(zip(trained.class_numbers, trained.class_names, strict=True))
+            radius = 0.5 * float(np.median(trained.diameters)) * view.scale
+            names = dict(zip(trained.class_numbers, trained.class_names, strict=True))
+            given.draw(volume, picks, radius)
+            limits = trained.thresholds if threshold is None else [threshold] * len(names)
+            add_picks(run.report, Picked(
+                picks, given.tomogram, radius, "score", dict(zip(names.values(), limits,
+                                                                 strict=True)),
+                names, _not_kept(found, np.array(limits)),
+                [f"{len(found)} candidates were found; thresholds are those of "
+                 f"{trained.thresholds_from if threshold is None else '--threshold'}."]), volume)
         given.write(
             picks, size, "nothing scores enough: check --dark and the voxel size, or lower "
             "--threshold", rlnClassNumber=picks.label,
@@ -93,6 +104,12 @@ def pick_detector(
         })
 
     run_once(run, work, given.as_json)
+
+
+def _not_kept(found: Detections, limits: FloatArray) -> FloatArray:
+    """Scores of the candidates below their class's threshold."""
+    scores: FloatArray = found.score[found.score < limits[found.class_index]]
+    return scores
 
 
 def _tiles_bar(groups: list[Any]) -> Iterable[Any]:

@@ -6,8 +6,10 @@ import dataclasses
 from typing import Any
 
 import click
+import numpy as np
 
 from scipion_faml.cli.common import run_once
+from scipion_faml.cli.picked import Picked, add_picks
 from scipion_faml.cli.picking import PickerArguments, picker_options, tile_map_of
 from scipion_faml.cli.tomograms import naming
 from scipion_faml.io import DIAMETER_COLUMN
@@ -62,12 +64,28 @@ def pick_dog(
             with naming(given.tomogram):
                 found = dog.pick_dog(volume, size, config, tile_map_of(given.workers), inside)
             given.draw(volume, found.picks, 0.5 * max(diameters) / size)
+            add_picks(run.report, _picked(found, config, given, size), volume)
         given.write(
             found.picks, size, f"nothing scores above {found.threshold:.2f} s.d.: check --diameter "
             "and --dark, or lower --threshold", **{DIAMETER_COLUMN: found.diameter_angst})
         return given.result(found.picks, _of_dog(found, config))
 
     run_once(run, work, given.as_json)
+
+
+def _picked(
+    found: DogResult, config: DogConfig, given: PickerArguments, voxel_size: float
+) -> Picked:
+    """What the report shows; picks of several sizes are told apart."""
+    sizes = config.diameters_angst
+    names = {k: f"{d:g} Å" for k, d in enumerate(sizes, 1)} if len(sizes) > 1 else None
+    label = 1 + np.abs(np.subtract.outer(found.diameter_angst, sizes)).argmin(axis=1)
+    return Picked(
+        dataclasses.replace(found.picks, label=label.astype(np.intp)) if names else found.picks,
+        given.tomogram, 0.5 * max(sizes) / voxel_size, "score (s.d. of the response)",
+        found.threshold, names, notes=[
+            f"Noise alone is expected to cause {found.expected_false_positives:.2g} picks at this "
+            f"threshold; {found.n_near_border} lay too near the border, {found.n_gold} were gold."])
 
 
 def _of_dog(found: DogResult, config: DogConfig) -> dict[str, Any]:

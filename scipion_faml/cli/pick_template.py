@@ -11,10 +11,12 @@ import click
 import numpy as np
 import pandas as pd
 
-from scipion_faml import datasets
+from scipion_faml import datasets, plots
 from scipion_faml.cli.averaging import symmetry_option
 from scipion_faml.cli.common import run_once, seed_option
+from scipion_faml.cli.picked import Picked, add_picks
 from scipion_faml.cli.picking import PickerArguments, picker_options, tile_map_of
+from scipion_faml.cli.pictures import GALLERY_CAPTION
 from scipion_faml.cli.tomograms import FILE, naming
 from scipion_faml.geometry import RigidTransforms, relion_angles_deg
 from scipion_faml.io import (
@@ -47,6 +49,9 @@ from scipion_faml.wedge import NO_WEDGE
 
 logger = logging.getLogger(__name__)
 
+THRESHOLD_FROM = {
+    "setting": "given by --threshold", "control": "from what the control found",
+    "formula": "by formula, for Gaussian noise"}
 CTF_CORRECTIONS = ("phase-flip", "none")
 
 
@@ -166,12 +171,15 @@ def pick_template(
                 found = match_template(volume, size, model, given.wedge or NO_WEDGE, final, where,
                                        tile_map_of(given.workers))
             given.draw(volume, found.picks, 0.5 * final.diameter_angst / size)
+            add_picks(run.report, _picked(found, final, given, size), volume)
             shape = volume.shape
         if found.maps is not None:
             _write_maps(found, found.maps, shape, size, score_map, angle_map)
         given.write(
             found.picks, size, f"nothing scores above {found.threshold:.3f}: check --diameter, "
             "--dark and voxel sizes, or lower --threshold; no file is written")
+        run.report.draw("Template", f"As it was compared. {GALLERY_CAPTION}",
+                        plots.class_gallery, model.density, ["template"], size)
         own = _of_template(found, final)
         return given.result(
             found.picks, {**own, "score_map": score_map, "angle_map": angle_map})
@@ -248,6 +256,17 @@ def _write_maps(
     table.insert(0, "index", np.arange(1, len(table) + 1))
     with replacing(angle_map.with_suffix(".csv")) as temporary:
         table.to_csv(temporary, index=False, float_format="%.4f")
+
+
+def _picked(
+    found: TemplateResult, config: TemplateConfig, given: PickerArguments, voxel_size: float
+) -> Picked:
+    """What the report shows."""
+    return Picked(
+        found.picks, given.tomogram, 0.5 * config.diameter_angst / voxel_size,
+        "correlation with the template", found.threshold, notes=[
+            f"Chance is expected to cause {found.expected_false_positives:.2g} picks at this "
+            f"threshold ({THRESHOLD_FROM[found.threshold_from]})."])
 
 
 def _of_template(found: TemplateResult, config: TemplateConfig) -> dict[str, Any]:

@@ -146,6 +146,7 @@ def train_detector(
             detector, scores = train.fit(
                 what, how, trained, tested, tested_name, course, started, reclassify)
         _draw_curves(output)
+        _describe(run, what, detector.settings, trained, tested, scores)
         return {
             "weights": output / "weights.pt", "architecture": architecture,
             "n_classes": what.n_classes, "classes": what.class_names,
@@ -318,3 +319,28 @@ def _draw_curves(folder: Path) -> None:
     figure = training_curves(pd.read_csv(folder / "history.csv"))
     with replacing(folder / "curves.png") as temporary:
         temporary.write_bytes(plots.png_bytes(figure))
+
+
+def _describe(
+    run: Run, what: DetectorSettings, tuned: DetectorSettings, trained: Sequence[Labelled],
+    tested: Sequence[Labelled], scores: dict[str, Any],
+) -> None:
+    """Fill the report: what was learned from, the curves, and the threshold of each class."""
+    report, history = run.report, pd.read_csv(run.output / "history.csv")
+    report.title = "Training of a detector"
+    counts = [sum(int((t.class_index == k).sum()) for t in trained) for k in range(what.n_classes)]
+    last = history.iloc[-1]
+    report.say_in_short(
+        f"Trained on {sum(counts)} particles of {what.n_classes} class(es) in {len(trained)} "
+        f"tomogram(s), {int(last['epoch'])} epochs.",
+        f"On {sum(map(len, tested))} particles held out: F1 {last['f1']:.3g}, over classes "
+        f"{last['macro_f1']:.3g} (1: all found, none false).",
+        "Use weights.pt with pick-detector. Loss that falls while F1 on what is held out falls too "
+        "says that there is too little to learn from.")
+    report.draw_in_short(
+        "Left: losses, right: F1 on what is held out, after each epoch.", training_curves, history)
+    report.add_table("Classes", pd.DataFrame({
+        "class": what.class_names, "particles": counts,
+        "diameter (Å)": [d * what.voxel_size_angst for d in what.diameters],
+        "threshold": tuned.thresholds}))
+    report.add_table("Held out", {k: v for k, v in scores.items() if not isinstance(v, list)})
