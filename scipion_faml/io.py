@@ -533,7 +533,7 @@ def open_source(table: ParticleTable) -> FileSource:
     voxel_size_angst = table.voxel_size_angst
     paths = [str(name) for name in table.rows["rlnImageName"]]
     n = _common_box(paths, voxel_size_angst)
-    return FileSource(paths, _wedges(table), n, voxel_size_angst)
+    return FileSource(paths, wedges_of(table), n, voxel_size_angst)
 
 
 def _common_box(paths: Sequence[str], voxel_size_angst: float) -> int:
@@ -556,8 +556,8 @@ def _common_box(paths: Sequence[str], voxel_size_angst: float) -> int:
     return n
 
 
-def _wedges(table: ParticleTable) -> list[MissingWedge | str]:
-    """Tilt range, or else weight volume, of every particle."""
+def wedges_of(table: ParticleTable) -> list[MissingWedge | str]:
+    """Return the tilt range, or else the file of the weight volume, of every particle."""
     if "rlnCtfImage" in table.rows:
         return [str(name) for name in table.rows["rlnCtfImage"]]
     low, high = table._of_optics("famlTiltMin"), table._of_optics("famlTiltMax")

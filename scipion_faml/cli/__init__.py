@@ -30,7 +30,7 @@ VERBS = {
     "evaluate-classes": "evaluate_particles",
     "evaluate-average": "evaluate_maps",
     "evaluate-picks": "evaluate_picks",
-    "fsc": "evaluate_maps",
+    "fsc": "fsc",
     "export-particles": "exchange",
     "import-particles": "exchange",
     "demo": "demo",

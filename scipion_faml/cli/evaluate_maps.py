@@ -7,24 +7,27 @@ from typing import Any
 
 import click
 import numpy as np
-import pandas as pd
 
 from scipion_faml import plots
-from scipion_faml.cli.common import common_options, n_workers, seed_option, workers_option
+from scipion_faml.cli.common import common_options, n_workers, workers_option
 from scipion_faml.cli.evaluation import evaluate_once, output_option, report_option
 from scipion_faml.cli.tomograms import FILE
 from scipion_faml.evaluation import superposition
 from scipion_faml.evaluation.fsc import (
-    corrected_fsc,
     fourier_shell_correlation,
     frequencies_per_angst,
     resolution_angst,
 )
 from scipion_faml.execution import executor_of
 from scipion_faml.geometry import invert, matrix_to_euler
-from scipion_faml.io import VOXEL_SIZE_TOLERANCE, read_cube, replacing, write_volume
+from scipion_faml.io import VOXEL_SIZE_TOLERANCE, read_cube, write_volume
 from scipion_faml.report import Report
-from scipion_faml.structures import change_voxel_size
+from scipion_faml.structures import (
+    MODEL_SUFFIXES,
+    change_voxel_size,
+    kind_of,
+    load_structure,
+)
 from scipion_faml.symmetry import cyclic_fold
 from scipion_faml.types import FloatArray
 from scipion_faml.volume import crop_or_pad, mirrored
@@ -34,8 +37,11 @@ from scipion_faml.volume import crop_or_pad, mirrored
 @click.command("evaluate-average")
 @click.argument("map_file", metavar="MAP", type=FILE)
 @click.option("--reference", default=None, type=FILE,
-              help="True map; resampled to the voxels and box of MAP where it differs. Needed "
-              "unless --symmetry is all that is asked.")
+              help="True map (MRC; resampled to the voxels and box of MAP where it differs) or "
+              "atomic model (PDB, mmCIF). Needed unless --symmetry is all that is asked.")
+@click.option("--model-resolution", type=click.FloatRange(min=0, min_open=True), default=None,
+              help="Resolution at which the density of an atomic model is made, angstrom.  "
+              "[default: two voxels]")
 @click.option("--mask", default="soft", show_default=True,
               help="Where maps are compared: a file in the reference's frame, or soft: a sphere of "
               "0.42 box sizes with a soft edge.")
@@ -51,9 +57,9 @@ from scipion_faml.volume import crop_or_pad, mirrored
 @workers_option
 @common_options
 def evaluate_average(
-    map_file: Path, reference: Path | None, mask: str, symmetry: str | None, hand: str,
-    no_search: bool, aligned: Path | None, report: Path | None, output: Path | None,
-    workers: int | None, as_json: bool, overwrite: bool,
+    map_file: Path, reference: Path | None, model_resolution: float | None, mask: str,
+    symmetry: str | None, hand: str, no_search: bool, aligned: Path | None, report: Path | None,
+    output: Path | None, workers: int | None, as_json: bool, overwrite: bool,
 ) -> None:
     """Likeness of a map and a reference after superposing them by rotation and shift.
 
@@ -64,8 +70,8 @@ def evaluate_average(
     if reference is None and symmetry is None:
         raise ValueError("give --reference MAP to compare with, or --symmetry, or both")
     fold = cyclic_fold(symmetry) if symmetry is not None else 0
-    settings = {"mask": mask, "symmetry": symmetry, "hand": hand, "no_search": no_search,
-                "aligned": aligned, "report": report}
+    settings = {"mask": mask, "model_resolution": model_resolution, "symmetry": symmetry,
+                "hand": hand, "no_search": no_search, "aligned": aligned, "report": report}
     inputs = [map_file, *([reference] if reference else []),
               *([Path(mask)] if mask != "soft" else [])]
 
@@ -73,7 +79,8 @@ def evaluate_average(
         volume, voxel_size = read_cube(map_file)
         if reference is None:
             return _symmetry_summary(volume, None, fold)
-        target, voxel_size = _matching_reference(reference, volume, voxel_size, str(map_file))
+        target, voxel_size = _matching_reference(
+            reference, volume, voxel_size, str(map_file), model_resolution)
         weight = _mask(mask, volume.shape[0])
         moved, result = _superposed(volume, target, hand, no_search, n_workers(workers))
         result = {"cc": result["cc"], **_likeness(moved, target, weight, voxel_size), **result}
@@ -91,9 +98,16 @@ def evaluate_average(
 
 
 def _matching_reference(
-    path: Path, volume: FloatArray, voxel_size: float, name: str
+    path: Path, volume: FloatArray, voxel_size: float, name: str,
+    model_resolution: float | None = None,
 ) -> tuple[FloatArray, float]:
     """The reference on the voxels and in the box of the map, and the voxel size of both."""
+    if kind_of(str(path)) in MODEL_SUFFIXES:
+        if not voxel_size > 0:
+            raise ValueError(f"{name} has no voxel size in its header: set it")
+        model = load_structure(
+            str(path), volume.shape[0], voxel_size, model_resolution or 2.0 * voxel_size)
+        return model.map, voxel_size
     target, target_voxel_size = read_cube(path)
     known = [size for size in (voxel_size, target_voxel_size) if size > 0]
     if not known:
@@ -206,80 +220,3 @@ def _report_average(
     ).add_figure(
         plots.fsc_curves(curves), "Fourier shell correlation inside the mask."
     ).add_table("Numbers", numbers).write(path)
-
-
-# --------------------------------------------------------------------------------------- fsc
-@click.command("fsc")
-@click.argument("half1", type=FILE)
-@click.argument("half2", type=FILE)
-@click.option("--mask", default=None,
-              help="Multiply both maps by this mask first: a file, or soft: a sphere of 0.42 box "
-              "sizes with a soft edge. What the mask itself correlates is taken off (phases "
-              "randomised); fsc_masked is the curve before that.")
-@click.option("--curve", default=None, type=FILE, help="Write the curve to this CSV file.")
-@report_option
-@output_option
-@seed_option
-@workers_option
-@common_options
-def fsc(
-    half1: Path, half2: Path, mask: str | None, curve: Path | None, report: Path | None,
-    output: Path | None, seed: int, workers: int | None, as_json: bool, overwrite: bool,
-) -> None:
-    """Fourier shell correlation of two half maps, and the resolution at 0.143 and 0.5."""
-    settings = {"mask": mask, "curve": curve, "report": report, "seed": seed}
-    inputs = [half1, half2, *([Path(mask)] if mask not in (None, "soft") else [])]
-
-    def work() -> dict[str, Any]:
-        (first, voxel_size), (second, other_size) = read_cube(half1), read_cube(half2)
-        voxel_size = _common_voxel_size(half1, voxel_size, half2, other_size)
-        if first.shape != second.shape:
-            raise ValueError(
-                f"{half1} has a box of {first.shape[0]}, {half2} of {second.shape[0]}: they must "
-                "be halves of one set"
-            )
-        n = first.shape[0]
-        curves = _half_map_curves(first, second, mask, seed)
-        frequency = frequencies_per_angst(n, voxel_size)
-        if curve is not None:
-            with replacing(curve) as temporary:
-                pd.DataFrame({"frequency_per_angst": frequency, **curves}).to_csv(
-                    temporary, index=False)
-        if report is not None:
-            drawn = {name: (frequency, values) for name, values in curves.items()}
-            Report("Fourier shell correlation").add_figure(plots.fsc_curves(drawn)).write(report)
-        return {
-            "fsc_0143_angst": resolution_angst(curves["fsc"], n, voxel_size, 0.143),
-            "fsc_half_angst": resolution_angst(curves["fsc"], n, voxel_size, 0.5),
-            "voxel_size_angst": voxel_size, "box": n,
-            **curves, "frequency_per_angst": frequency,
-        }
-
-    evaluate_once("fsc", output, settings, inputs, overwrite, as_json, work)
-
-
-def _half_map_curves(
-    first: FloatArray, second: FloatArray, mask: str | None, seed: int
-) -> dict[str, FloatArray]:
-    """The FSC, and with a mask also those it was made from."""
-    raw = fourier_shell_correlation(first, second)
-    if mask is None:
-        return {"fsc": raw}
-    weight = _mask(mask, first.shape[0])
-    rng = np.random.default_rng([seed, 0])
-    return {
-        "fsc": corrected_fsc(first, second, weight, rng),
-        "fsc_masked": fourier_shell_correlation(first, second, weight),
-        "fsc_unmasked": raw,
-    }
-
-
-def _common_voxel_size(first: Path, size: float, second: Path, other: float) -> float:
-    """The voxel size of two maps that must share it (angstrom)."""
-    known = [s for s in (size, other) if s > 0]
-    if not known:
-        raise ValueError(f"neither {first} nor {second} has a voxel size in its header: set it")
-    if max(known) > min(known) * (1 + VOXEL_SIZE_TOLERANCE):
-        raise ValueError(f"{first} has voxels of {size:g} A, {second} of {other:g} A: they must "
-                         "be halves of one set")
-    return known[0]

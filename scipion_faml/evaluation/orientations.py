@@ -7,7 +7,7 @@ the whole ray. (After Baldwin and Lyumkis 2020, Prog. Biophys. Mol. Biol. 150:16
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,7 +120,7 @@ def weight_along(
 
 
 def times_measured(
-    rotation: FloatArray, wedges: Sequence[MissingWedge | FloatArray], direction: FloatArray,
+    rotation: FloatArray, wedges: Iterable[MissingWedge | FloatArray], direction: FloatArray,
     symmetry: FloatArray | None = None,
 ) -> FloatArray:
     """Return how many particles measured every direction of the average (D,).

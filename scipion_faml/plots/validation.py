@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scipion_faml.plots.style import COLOURS, GREY, grid_of, new_figure, tidy
-from scipion_faml.types import FloatArray
+from scipion_faml.types import BoolArray, FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +32,7 @@ def equal_area(direction: ArrayLike) -> FloatArray:
     return unit[:, :2] * scale[:, None]
 
 
-def directions_of_disc(size: int = DISC) -> tuple[FloatArray, FloatArray]:
+def directions_of_disc(size: int = DISC) -> tuple[FloatArray, BoolArray]:
     """Return the unit vector of every pixel of a disc (size, size, 3), and what lies inside it."""
     axis = np.linspace(-1.0, 1.0, size)
     x, y = np.meshgrid(axis, axis)
@@ -148,7 +148,7 @@ def viewing_directions(direction: ArrayLike, title: str = "") -> Figure:
         # The lower half is seen through the sphere: x and y keep their places.
         here = unit[sign * unit[:, 2] >= 0] * np.array([1.0, 1.0, sign])
         at = equal_area(here)
-        axes.scatter(*at.T, s=size, alpha=0.6, color=COLOURS[0], linewidths=0)
+        axes.scatter(at[:, 0], at[:, 1], s=size, alpha=0.6, color=COLOURS[0], linewidths=0)
         _disc(axes)
         axes.set_title(f"{name}: {len(here)}", fontsize=9, color=GREY)
     figure.suptitle(title or "viewing directions (the beam in the frame of the average)",
