@@ -18,6 +18,7 @@ import mrcfile
 import numpy as np
 import pandas as pd
 import starfile
+from numpy.typing import ArrayLike
 
 from scipion_faml.geometry import (
     RigidTransforms,
@@ -35,6 +36,7 @@ COORDINATES = ["rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ"]
 SCORE_COLUMN = "famlScore"  # the higher the surer
 DIAMETER_COLUMN = "famlDiameter"  # angstrom, of the particle
 CLASS_NAME_COLUMN = "famlModel"
+MRC_LABEL = "Created by scipion-faml".ljust(80)
 MAX_SHARED_WEIGHTS = 32  # kept in memory
 VOXEL_SIZE_TOLERANCE = 0.01  # relative: headers store float32 and pixel sizes are quoted rounded
 
@@ -55,10 +57,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
 # ---------------------------------------------------------------------------------- MRC volumes
 def write_volume(path: Path | str, volume: FloatArray, voxel_size_angst: float) -> None:
     """Write `volume` [z, y, x] as float32 MRC (a volume, ISPG 1) with its voxel size (angstrom)."""
-    with replacing(path) as temporary, mrcfile.new(temporary, overwrite=True) as mrc:
-        mrc.set_data(np.ascontiguousarray(volume, dtype=np.float32))
-        mrc.set_volume()
-        mrc.voxel_size = voxel_size_angst
+    _write_mrc(path, np.ascontiguousarray(volume, dtype=np.float32), voxel_size_angst)
 
 
 def write_labels(path: Path | str, labels: IntArray, voxel_size_angst: float) -> None:
@@ -70,8 +69,15 @@ def write_labels(path: Path | str, labels: IntArray, voxel_size_angst: float) ->
     if largest > 1 << 24:
         raise ValueError(f"{path}: label {largest} is too large for an MRC file")
     dtype = np.int16 if largest <= np.iinfo(np.int16).max else np.float32
+    _write_mrc(path, np.ascontiguousarray(labels, dtype=dtype), voxel_size_angst)
+
+
+def _write_mrc(path: Path | str, values: ArrayLike, voxel_size_angst: float) -> None:
+    """Write a volume whose bytes depend on its values and voxel size only."""
     with replacing(path) as temporary, mrcfile.new(temporary, overwrite=True) as mrc:
-        mrc.set_data(np.ascontiguousarray(labels, dtype=dtype))
+        # mrcfile's own label says the time of day: the same run would not give the same bits.
+        mrc.header.label[0] = MRC_LABEL
+        mrc.set_data(values)
         mrc.set_volume()
         mrc.voxel_size = voxel_size_angst
 

@@ -1,4 +1,6 @@
 import warnings
+from datetime import datetime
+from types import SimpleNamespace
 
 import mrcfile
 import numpy as np
@@ -15,6 +17,7 @@ from scipion_faml.io import (
     read_volume,
     read_weight,
     replacing,
+    write_labels,
     write_particles,
     write_volume,
     write_weight,
@@ -85,6 +88,20 @@ def test_the_same_table_gives_the_same_bits(tmp_path, table):
     for name in ("a.star", "b.star"):
         write_particles(tmp_path / name, table)
     assert (tmp_path / "a.star").read_bytes() == (tmp_path / "b.star").read_bytes()
+
+
+@pytest.mark.parametrize("write", [write_volume, write_labels])
+def test_the_same_volume_gives_the_same_bits_at_any_time(tmp_path, monkeypatch, write):
+    values = np.arange(27, dtype=np.int16).reshape(3, 3, 3)
+    write(tmp_path / "now.mrc", values, 4.0)
+    # The file is written at another time of day.
+    monkeypatch.setattr("mrcfile.mrcobject.datetime", SimpleNamespace(
+        now=lambda: datetime(1999, 12, 31, 23, 59)))
+    write(tmp_path / "then.mrc", values, 4.0)
+    assert (tmp_path / "now.mrc").read_bytes() == (tmp_path / "then.mrc").read_bytes()
+    assert mrcfile.validate(tmp_path / "now.mrc")
+    with mrcfile.open(tmp_path / "now.mrc") as mrc:
+        assert [label.strip() for label in mrc.get_labels()] == ["Created by scipion-faml"]
 
 
 def test_poses_survive_the_star_file(tmp_path, table):
