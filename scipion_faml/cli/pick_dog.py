@@ -84,8 +84,9 @@ def _picked(
         dataclasses.replace(found.picks, label=label.astype(np.intp)) if names else found.picks,
         given.tomogram, 0.5 * max(sizes) / voxel_size, "score (s.d. of the response)",
         found.threshold, names, notes=[
-            f"Noise alone is expected to cause {found.expected_false_positives:.2g} picks at this "
-            f"threshold; {found.n_near_border} lay too near the border, {found.n_gold} were gold."])
+            f"False picks expected at this threshold, of noise alone: "
+            f"{found.expected_false_positives:.2g}. Left out: {found.n_near_border} too near the "
+            f"border, {found.n_gold} of gold."])
 
 
 def _of_dog(found: DogResult, config: DogConfig) -> dict[str, Any]:

@@ -265,8 +265,8 @@ def _picked(
     return Picked(
         found.picks, given.tomogram, 0.5 * config.diameter_angst / voxel_size,
         "correlation with the template", found.threshold, notes=[
-            f"Chance is expected to cause {found.expected_false_positives:.2g} picks at this "
-            f"threshold ({THRESHOLD_FROM[found.threshold_from]})."])
+            f"False picks expected at this threshold: {found.expected_false_positives:.2g} (it is "
+            f"{THRESHOLD_FROM[found.threshold_from]})."])
 
 
 def _of_template(found: TemplateResult, config: TemplateConfig) -> dict[str, Any]:

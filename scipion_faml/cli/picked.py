@@ -55,14 +55,14 @@ def add_picks(report: RunReport, found: Picked, volume: FloatArray) -> None:
     if not report.is_wanted:
         return
     _draw_slices(report, found, volume)
-    report.draw(
-        "Scores", "Picks of each score, and the threshold. Where noise and particles are told "
-        "apart there is a gap, or a shoulder to the right of the threshold.",
-        reports.score_histogram, found.scores(), found.threshold, found.score_name, found.below)
+    report.draw_in_short(
+        "Picks of each score, and the threshold. Where particles and noise are told apart there is "
+        "a gap, or a shoulder to the right of the threshold.", reports.score_histogram,
+        found.scores(), found.threshold, found.score_name, found.below)
     if not len(picks):
         return
-    report.draw("", "Depth of the picks. Particles fill the specimen; picks at its faces are often "
-                "false.", reports.histogram, picks.position_xyz[:, 2],
+    report.draw("Depth", "Particles fill the specimen; picks at its faces are often false.",
+                reports.histogram, picks.position_xyz[:, 2],
                 f"z (voxels, 0 to {len(volume) - 1})", "picks")
     if picks.euler_zyz is not None:
         report.draw("Orientations", "A cluster or a gap is a preferred orientation, or one that "
@@ -101,8 +101,9 @@ def _draw_slices(report: RunReport, found: Picked, volume: FloatArray) -> None:
             arguments: tuple[Any, ...] = (
                 plots.classes_on_slice, picture, xy, radius, label,
                 list(found.class_names.values()))
-        else:
-            arguments = (plots.picks_on_slice, picture, xy, radius, found.picks.score[near])
+        else:  # scores are shown once; pictures without a colour bar fit side by side
+            scores = found.picks.score[near] if number == 0 else None
+            arguments = (plots.picks_on_slice, picture, xy, radius, scores)
         if number == 0:
             report.draw_in_short(caption, *arguments)
         else:

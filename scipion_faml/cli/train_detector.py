@@ -146,7 +146,7 @@ def train_detector(
             detector, scores = train.fit(
                 what, how, trained, tested, tested_name, course, started, reclassify)
         _draw_curves(output)
-        _describe(run, what, detector.settings, trained, tested, scores)
+        _describe(run, what, detector.settings, trained, tested)
         return {
             "weights": output / "weights.pt", "architecture": architecture,
             "n_classes": what.n_classes, "classes": what.class_names,
@@ -323,7 +323,7 @@ def _draw_curves(folder: Path) -> None:
 
 def _describe(
     run: Run, what: DetectorSettings, tuned: DetectorSettings, trained: Sequence[Labelled],
-    tested: Sequence[Labelled], scores: dict[str, Any],
+    tested: Sequence[Labelled],
 ) -> None:
     """Fill the report: what was learned from, the curves, and the threshold of each class."""
     report, history = run.report, pd.read_csv(run.output / "history.csv")
@@ -343,4 +343,3 @@ def _describe(
         "class": what.class_names, "particles": counts,
         "diameter (Å)": [d * what.voxel_size_angst for d in what.diameters],
         "threshold": tuned.thresholds}))
-    report.add_table("Held out", {k: v for k, v in scores.items() if not isinstance(v, list)})
