@@ -27,11 +27,14 @@ from scipion_faml.cli.validation import (
 )
 from scipion_faml.evaluation.directional import (
     DIRECTION_STEP_DEG,
+    DirectionalFsc,
     anisotropy,
+    corrected_directional_fsc,
     directional_fsc,
     mean_in_cones,
 )
 from scipion_faml.evaluation.fsc import (
+    filled_shells,
     fourier_shell_correlation,
     frequencies_per_angst,
     masked_fsc,
@@ -195,13 +198,18 @@ def _judged(
     weight = _mask(mask, first, second, voxel_size)
     if write_mask is not None and weight is not None:
         write_volume(write_mask, weight, voxel_size)
-    result = _curves(first, second, weight, voxel_size, seed)
+    filled = filled_shells(first, second)
+    result = _curves(first, second, weight, filled, voxel_size, seed)
     result |= {"voxel_size_angst": voxel_size, "box": n, "mask": mask or "none",
+               "filled_to_angst": n * voxel_size / max(filled - 1, 1),
                "halves": [str(f) for f in pair.files], "warnings": _warnings(pair)}
     if cone_deg is not None:
-        result["directional"] = _directional(
-            first, second, weight, voxel_size, cone_deg,
-            _sampling(particles, pair.number, symmetry) if particles else None)
+        start = result.get("random_from_angst")
+        found = _in_cones(first, second, weight, cone_deg, seed,
+                          round(n * voxel_size / start) if start else None)
+        found.fsc[:, filled:] = 0.0
+        sampling = _sampling(particles, pair.number, symmetry) if particles else None
+        result["directional"] = _directional(found, voxel_size, sampling)
     return result
 
 
@@ -234,9 +242,13 @@ def _mask(
 
 
 def _curves(
-    first: FloatArray, second: FloatArray, weight: FloatArray | None, voxel_size: float, seed: int
+    first: FloatArray, second: FloatArray, weight: FloatArray | None, filled: int,
+    voxel_size: float, seed: int,
 ) -> dict[str, Any]:
-    """The FSC and where it falls; with a mask also the curves it was made from."""
+    """The FSC and where it falls; with a mask also the curves it was made from.
+
+    Beyond the shells that hold anything the FSC is 0.
+    """
     n = first.shape[0]
     if weight is None:
         curves: dict[str, Any] = {"fsc": fourier_shell_correlation(first, second)}
@@ -248,6 +260,7 @@ def _curves(
             "fsc_randomised": found.randomised,
             "random_from_angst": n * voxel_size / start if start else None,
         }
+    curves["fsc"][filled:] = 0.0
     return {
         "fsc_0143_angst": resolution_angst(curves["fsc"], n, voxel_size, 0.143),
         "fsc_half_angst": resolution_angst(curves["fsc"], n, voxel_size, 0.5),
@@ -276,19 +289,30 @@ def _sampling(
     return rays, times / (len(rows) * len(group))
 
 
+def _in_cones(
+    first: FloatArray, second: FloatArray, weight: FloatArray | None, cone_deg: float, seed: int,
+    random_from: int | None,
+) -> DirectionalFsc:
+    """The FSC by direction, corrected for the mask where there is one."""
+    axes = hemisphere(DIRECTION_STEP_DEG)
+    if weight is None:
+        return directional_fsc(first, second, axes, cone_deg)
+    return corrected_directional_fsc(
+        first, second, axes, cone_deg, weight, random_from, np.random.default_rng([seed, 0]))
+
+
 def _directional(
-    first: FloatArray, second: FloatArray, weight: FloatArray | None, voxel_size: float,
-    cone_deg: float, sampling: tuple[FloatArray, FloatArray] | None,
+    found: DirectionalFsc, voxel_size: float, sampling: tuple[FloatArray, FloatArray] | None
 ) -> dict[str, Any]:
     """Resolution by direction, and how it goes with the sampling."""
-    found = directional_fsc(first, second, hemisphere(DIRECTION_STEP_DEG), cone_deg, weight)
     at_0143, at_half = (found.resolution_angst(voxel_size, level) for level in (0.143, 0.5))
     figures = anisotropy(found.direction, at_0143)
     shares = None
     if sampling is not None:
-        shares = mean_in_cones(*sampling, found.direction, cone_deg)
+        shares = mean_in_cones(*sampling, found.direction, found.cone_deg)
     return {
-        "cone_deg": cone_deg, "best_angst": figures.best_angst, "worst_angst": figures.worst_angst,
+        "cone_deg": found.cone_deg, "best_angst": figures.best_angst,
+        "worst_angst": figures.worst_angst,
         "mean_angst": figures.mean_angst, "spread_angst": figures.spread_angst,
         "ratio": figures.ratio, "sphericity": figures.sphericity,
         "best_direction": figures.best_direction, "worst_direction": figures.worst_direction,

@@ -8,12 +8,17 @@ direction), after Tan et al. 2017, Nature Methods 14:793.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial import ConvexHull
 
-from scipion_faml.evaluation.fsc import resolution_angst
+from scipion_faml.evaluation.fsc import (
+    SMEARED_SHELLS,
+    randomise_phases,
+    resolution_angst,
+    without_mask_correlation,
+)
 from scipion_faml.fourier import frequencies, frequency_radius, hermitian_multiplicity, spectrum
 from scipion_faml.types import ComplexArray, FloatArray, IntArray
 
@@ -84,6 +89,26 @@ def _shell_in_cones(
     has_power = power > np.finfo(float).tiny
     value = np.where(has_power, cross / np.sqrt(np.where(has_power, power, 1.0)), 0.0)
     return np.where(count >= 2 * LEAST_SAMPLES, value, np.nan)
+
+
+def corrected_directional_fsc(
+    first: FloatArray, second: FloatArray, direction: FloatArray, cone_deg: float,
+    mask: FloatArray, random_from: int | None, rng: np.random.Generator,
+) -> DirectionalFsc:
+    """Return the FSC in cones inside a mask, without what the mask correlates (`masked_fsc`).
+
+    `random_from` is the shell from which phases are randomised.
+    """
+    masked = directional_fsc(first, second, direction, cone_deg, mask)
+    if random_from is None:
+        return masked
+    randomised = directional_fsc(
+        randomise_phases(first, random_from, rng), randomise_phases(second, random_from, rng),
+        direction, cone_deg, mask)
+    corrected = np.stack([
+        without_mask_correlation(total, noise, random_from + SMEARED_SHELLS)
+        for total, noise in zip(masked.fsc, randomised.fsc, strict=True)])
+    return replace(masked, fsc=np.where(np.isnan(masked.fsc), np.nan, corrected))
 
 
 def mean_in_cones(

@@ -16,6 +16,7 @@ from scipion_faml.types import ComplexArray, FloatArray
 
 # Phases are randomised from where the unmasked FSC falls to this (Chen et al. 2013).
 RANDOMISE_FROM = 0.8
+ROUNDING = 1e-12  # of the strongest shell's power: float32
 SMEARED_SHELLS = 2  # in which a mask mixes kept and random phases
 
 
@@ -61,6 +62,21 @@ def _power(half: ComplexArray) -> FloatArray:
     """Sum of |F|^2 in every shell."""
     squared: FloatArray = half.real**2 + half.imag**2
     return shell_sums(squared, half.shape[0])
+
+
+def filled_shells(first: FloatArray, second: FloatArray) -> int:
+    """Return how many shells, from 0, hold more than rounding errors in both volumes.
+
+    Averages that were made up to some frequency are empty beyond; a mask smears into it what the
+    shells below hold, and two such maps then seem to agree there.
+    """
+    filled = first.shape[0] // 2
+    for volume in (first, second):
+        power = _power(spectrum(np.asarray(volume, dtype=np.float64)))
+        samples = shell_sums(np.ones_like(frequency_radius(volume.shape[0])), volume.shape[0])
+        level = power / samples
+        filled = min(filled, int(np.flatnonzero(level > ROUNDING * level.max())[-1]) + 1)
+    return filled
 
 
 def frequencies_per_angst(n: int, voxel_size_angst: float) -> FloatArray:
