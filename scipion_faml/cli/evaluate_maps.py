@@ -10,7 +10,8 @@ import numpy as np
 
 from scipion_faml import plots
 from scipion_faml.cli.common import common_options, n_workers, workers_option
-from scipion_faml.cli.evaluation import evaluate_once, output_option, report_option
+from scipion_faml.cli.evaluation import evaluate_once, output_option, page_of, report_option
+from scipion_faml.cli.reporting import RunReport
 from scipion_faml.cli.tomograms import FILE
 from scipion_faml.evaluation import superposition
 from scipion_faml.evaluation.fsc import (
@@ -21,7 +22,6 @@ from scipion_faml.evaluation.fsc import (
 from scipion_faml.execution import executor_of
 from scipion_faml.geometry import invert, matrix_to_euler
 from scipion_faml.io import VOXEL_SIZE_TOLERANCE, read_cube, write_volume
-from scipion_faml.report import Report
 from scipion_faml.structures import (
     MODEL_SUFFIXES,
     change_voxel_size,
@@ -74,11 +74,14 @@ def evaluate_average(
                 "hand": hand, "no_search": no_search, "aligned": aligned, "report": report}
     inputs = [map_file, *([reference] if reference else []),
               *([Path(mask)] if mask != "soft" else [])]
+    page = page_of("evaluate-average", report, output)
 
     def work() -> dict[str, Any]:
         volume, voxel_size = read_cube(map_file)
         if reference is None:
-            return _symmetry_summary(volume, None, fold)
+            result = _symmetry_summary(volume, None, fold)
+            _describe_symmetry(page, volume, voxel_size, result)
+            return result
         target, voxel_size = _matching_reference(
             reference, volume, voxel_size, str(map_file), model_resolution)
         weight = _mask(mask, volume.shape[0])
@@ -90,11 +93,10 @@ def evaluate_average(
             if aligned.exists() and not overwrite:
                 raise ValueError(f"{aligned} exists: choose another name or add --overwrite")
             write_volume(aligned, moved, voxel_size)
-        if report is not None:
-            _report_average(report, moved, target, voxel_size, result)
+        _describe_average(page, moved, target, voxel_size, result)
         return result
 
-    evaluate_once("evaluate-average", output, settings, inputs, overwrite, as_json, work)
+    evaluate_once("evaluate-average", output, settings, inputs, overwrite, as_json, work, page)
 
 
 def _matching_reference(
@@ -208,15 +210,42 @@ def _symmetry_summary(
     return result
 
 
-def _report_average(
-    path: Path, moved: FloatArray, target: FloatArray, voxel_size: float, result: dict[str, Any]
+def _describe_average(
+    page: RunReport, moved: FloatArray, target: FloatArray, voxel_size: float,
+    result: dict[str, Any],
 ) -> None:
-    """Both maps side by side, the FSC and the numbers."""
-    numbers = {k: v for k, v in result.items() if k not in {"fsc", "frequency_per_angst"}}
-    gallery = plots.class_gallery(np.stack([moved, target]), ["map", "reference"], voxel_size)
-    curves = {"map and reference": (result["frequency_per_angst"], result["fsc"])}
-    Report("A map and its reference").add_figure(
-        gallery, "Central slices and projections of the superposed map and of the reference."
-    ).add_figure(
-        plots.fsc_curves(curves), "Fourier shell correlation inside the mask."
-    ).add_table("Numbers", numbers).write(path)
+    """Fill the report: both maps side by side, and their FSC."""
+    page.title = "A map and its reference"
+    half = result["fsc_half_angst"]
+    agreed = f"agree to {half:.3g} Å (FSC 0.5)" if np.isfinite(half) else "agree at no resolution"
+    page.say_in_short(
+        f"Correlation {result['cc']:.3f}, inside the mask {result['cc_masked']:.3f}, without "
+        f"radial means {result['cc_no_radial']:.3f}. The maps {agreed}.",
+        *([f"The {'same' if result['hand'] == 'same' else 'other'} hand fits better: correlation "
+           f"{result['cc_same']:.3f} as it is, {result['cc_mirrored']:.3f} mirrored."]
+          if result.get("superposed") else ["The map was not moved."]),
+        *_symmetry_words(result))
+    page.draw_in_short(
+        "Central slices and projections of the superposed map and of the reference, and surfaces.",
+        plots.class_gallery, np.stack([moved, target]), ["map", "reference"], voxel_size)
+    page.draw("Resolution", "Fourier shell correlation inside the mask.", plots.fsc_curves,
+              {"map and reference": (result["frequency_per_angst"], result["fsc"])})
+
+
+def _describe_symmetry(
+    page: RunReport, volume: FloatArray, voxel_size: float, result: dict[str, Any]
+) -> None:
+    """Fill the report of a map whose symmetry alone is asked for."""
+    page.title = "Symmetry of a map"
+    page.say_in_short(*_symmetry_words(result))
+    page.draw_in_short("Central slices and projections along z, y and x, and a surface.",
+                       plots.class_gallery, volume, ["map"], voxel_size)
+
+
+def _symmetry_words(result: dict[str, Any]) -> list[str]:
+    """How well a map agrees with its turned copies, where it was asked."""
+    if "self_correlation" not in result:
+        return []
+    return [f"Turned about the {result['symmetry_fold']}-fold axis (of the "
+            f"{result['symmetry_axis_found_on']}) the map correlates with itself by "
+            f"{result['self_correlation']:.3f} (mean over pairs of turned copies)."]
