@@ -32,6 +32,7 @@ autodoc_default_options = {"members": True}
 python_maximum_signature_line_length = 90
 napoleon_numpy_docstring = True
 napoleon_google_docstring = False
+napoleon_use_param = False  # else every word of a type, as in (n, n, n), looks for its link
 napoleon_use_rtype = False
 
 html_theme = "furo"
@@ -43,17 +44,36 @@ html_copy_source = False
 html_show_sourcelink = False
 
 
+def _escaped(line: str) -> str:
+    """Prose of a docstring as reStructuredText: `x` is code, and *, | and _ are themselves."""
+    parts = re.split(r"(`+[^`]+`+)", line)
+    for i, part in enumerate(parts):
+        if i % 2:
+            parts[i] = "``" + part.strip("`") + "``"
+        else:
+            parts[i] = re.sub(r"([*|])", r"\\\1", re.sub(r"_(?=\W|$)", r"\\_", part))
+    return "".join(parts)
+
+
 def _plain_docstring(_app: Any, _what: str, _name: str, _obj: Any, _options: Any,
                      lines: list[str]) -> None:
-    """Show docstrings as they are meant: `x` is code, and *, | and _ are themselves."""
+    """Show a docstring as it is meant; indented lines before its sections are code or formulas."""
+    out: list[str] = []
+    literal = in_sections = in_item = False
     for number, line in enumerate(lines):
-        parts = re.split(r"(`+[^`]+`+)", line)
-        for i, part in enumerate(parts):
-            if i % 2:
-                parts[i] = "``" + part.strip("`") + "``"
-            else:
-                parts[i] = re.sub(r"(?<!\\)([*|])", r"\\\1", re.sub(r"_(?=\W|$)", r"\\_", part))
-        lines[number] = "".join(parts)
+        following = lines[number + 1] if number + 1 < len(lines) else ""
+        in_sections |= bool(re.fullmatch(r"-{3,}", following))
+        is_indented = line.startswith((" ", "\t")) and not in_sections
+        if line.strip() and not is_indented:
+            in_item = bool(re.match(r"([-*]|\d+\.) ", line))
+        if is_indented and not literal and not in_item:
+            out += ["", "::", ""]
+            literal = True
+        elif literal and line.strip() and not is_indented:
+            out.append("")
+            literal = False
+        out.append(line if literal else _escaped(line))
+    lines[:] = out
 
 
 def setup(app: Any) -> None:
