@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from scipion_faml.cli.common import Run, common_options, run_once
+from scipion_faml.cli.pictures import draw_particles
 from scipion_faml.cli.tomograms import tilt_range, wedge_of
 from scipion_faml.exchange import formats
 from scipion_faml.exchange.formats import FORMATS, ExportOptions, ImportOptions
@@ -63,6 +64,13 @@ def export_particles(
         table = read_particles(particles)
         known = read_tomograms(tomograms)
         done = formats.export_particles(table, output, options, known, _tomogram_set(tomograms))
+        run.report.title = f"Particles for {format_}"
+        run.report.say_in_short(
+            f"{len(table)} particles were written for {format_}: "
+            f"{', '.join(Path(str(path)).name for path in done.files.values())}.",
+            *(["Not held by this format, and therefore only in PARTICLES: "
+               f"{', '.join(done.not_held)}."] if done.not_held else []))
+        draw_particles(run.report, table)
         warnings = list(done.remarks)
         if done.not_held:
             warnings.append(f"{format_} has no place for: {', '.join(done.not_held)}")
@@ -129,6 +137,11 @@ def import_particles(
         else:
             table, n_converted = formats.bring_volumes(table, output, voxel_size)
         write_particles(output / "particles.star", table)
+        run.report.title = f"Particles from {format_}"
+        run.report.say_in_short(
+            f"{len(table)} particles were read from {file.name} ({format_})"
+            + (f"; {n_converted} volumes were converted." if n_converted else "."))
+        draw_particles(run.report, table)
         return {"n_particles": len(table), "format": format_, "n_converted": n_converted,
                 "voxel_size_angst": table.voxel_size_angst,
                 "particles": output / "particles.star",

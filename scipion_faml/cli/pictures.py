@@ -14,7 +14,7 @@ from scipion_faml import plots
 from scipion_faml.cli.averaging import FSC_THRESHOLD
 from scipion_faml.cli.reporting import RunReport
 from scipion_faml.faml import Assignments
-from scipion_faml.io import read_cube
+from scipion_faml.io import ANGLES, ParticleTable, read_cube
 from scipion_faml.plots import reports
 from scipion_faml.types import FloatArray, IntArray
 
@@ -48,6 +48,20 @@ def spread_rows(n_rows: int, n_shown: int) -> list[int]:
 def read_some(names: Sequence[str | Path], rows: Sequence[int]) -> FloatArray:
     """Return some of the particles in files, (P, n, n, n)."""
     return np.stack([read_cube(names[row])[0] for row in rows])
+
+
+def draw_particles(report: RunReport, table: ParticleTable) -> None:
+    """Add some particles of a table to the first section, and where they point."""
+    if not report.is_wanted:
+        return
+    if "rlnImageName" in table.rows:
+        rows = spread_rows(len(table), MAX_SHOWN)
+        names = [str(name) for name in table.rows["rlnImageName"]]
+        report.draw_in_short(MONTAGE_CAPTION, lambda: reports.montage(
+            read_some(names, rows), [str(row + 1) for row in rows]))
+    if set(ANGLES) <= set(table.rows.columns):
+        report.draw("Poses", "A cluster or a gap is a preferred orientation.", plots.orientations,
+                    table.poses.rotation)
 
 
 # ------------------------------------------------------------------------------ classification

@@ -22,6 +22,7 @@ from scipion_faml.cli.common import (
     run_once,
     workers_option,
 )
+from scipion_faml.cli.pictures import draw_particles
 from scipion_faml.fourier import volume_from_spectrum
 from scipion_faml.geometry import RigidTransforms
 from scipion_faml.io import (
@@ -115,7 +116,17 @@ def reconstruct_particles(
     settings = {"box": box, "mirror": mirror, "whitening": whitening}
 
     def work() -> dict[str, Any]:
-        return _reconstruct(table, geometry, run.output, box, mirror, whitening, n_workers(workers))
+        made = _reconstruct(
+            table, geometry, run.output, box, mirror, whitening, n_workers(workers))
+        run.report.title = "Subtomograms from tilt stacks"
+        run.report.say_in_short(
+            f"{made['n_particles']} subtomograms of {made['box']} voxels of "
+            f"{table.voxel_size_angst:.4g} Å from {made['n_tomograms']} tilt series.",
+            "Each has 3-D weights (rlnCtfImage): how precisely it measured each Fourier sample.",
+            *(["The depth axis was negated, as rlnTomoHand says (or --mirror)."]
+              if made["mirrored"] else []))
+        draw_particles(run.report, read_particles(made["particles"]))
+        return made
 
     run = Run("reconstruct-particles", output, settings, [star, geometry], overwrite)
     run_once(run, work, as_json)
