@@ -413,7 +413,7 @@ def form_window(protocol: Any) -> Any:
     from pyworkflow.gui.form import FormWindow
 
     return next(w for w in gc.get_objects()
-                if isinstance(w, FormWindow) and getattr(w, "protocol", None) is protocol)
+                if issubclass(type(w), FormWindow) and w.protocol is protocol)
 
 
 def wand_of(form: Any, rows: list[str]) -> Any:
@@ -427,7 +427,7 @@ def wand_of(form: Any, rows: list[str]) -> Any:
     from pyworkflow.utils import Message
 
     for widget in gc.get_objects():
-        if not isinstance(widget, ParamWidget) or widget.window is not form:
+        if not issubclass(type(widget), ParamWidget) or widget.window is not form:
             continue
         if getattr(widget, "wizParamName", None) not in rows or widget.btnFrame is None:
             continue

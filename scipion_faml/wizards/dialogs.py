@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -87,7 +88,9 @@ class PictureDialog(Dialog):
         import tkinter as tk
 
         tk.Label(frame, text=label, anchor="e").grid(row=self._row, column=0, sticky="se", padx=4)
-        slider = tk.Scale(frame, from_=low, to=high, resolution=step, orient="horizontal")
+        # Tk counts steps from the lower end: with a whole one whole numbers can be chosen.
+        slider = tk.Scale(frame, from_=math.ceil(low / step) * step, to=high, resolution=step,
+                          orient="horizontal")
         slider.grid(row=self._row, column=1, sticky="ew")
         slider.set(start)
         slider.configure(command=self._moved)
@@ -168,7 +171,7 @@ class BallDialog(PictureDialog):
     def sourceChanged(self) -> None:
         self.picture = BallPicture(self.shown)
         low, high = self._limits()
-        self.size.configure(from_=low, to=high)
+        self.size.configure(from_=math.ceil(low), to=high)
         self.z.configure(to=self.picture.n - 1)
         self.z.set(self.picture.n // 2)
 
@@ -210,10 +213,12 @@ class BandDialog(PictureDialog):
         slider = self.slider(frame, label, low, high, 0.5, otherwise if value is None else value)
         counts = tk.IntVar(self, value=int(value is not None))
 
-        def moved(_value: str) -> None:
-            if self._is_ready:
+        offered = float(slider.get())
+
+        def moved(value: str) -> None:
+            if abs(float(value) - offered) > 1e-6:  # Tk tells what the program sets, too
                 counts.set(1)
-            self._moved(_value)
+            self._moved(value)
 
         slider.configure(command=moved)
         tk.Checkbutton(frame, text="limit", variable=counts, command=self.redraw).grid(
@@ -224,7 +229,7 @@ class BandDialog(PictureDialog):
         self.picture = BandPicture(self.shown, self._gain)
         finest, coarsest = self.picture.limits
         for slider in [self.low, *([self.high] if self._has_high_pass else [])]:
-            slider.configure(from_=finest, to=coarsest)
+            slider.configure(from_=math.ceil(finest), to=coarsest)
         self.z.configure(to=self.picture.n_slices - 1)
         self.z.set(self.picture.n_slices // 2)
 
@@ -260,6 +265,7 @@ class FoundDialog(PictureDialog):
         self.threshold, self._limits, self._step = threshold, limits, step
         self._is_given = threshold is not None
         self._search, self._region_size = search, region_size
+        self._offered: float | None = None
         self._answers: queue.Queue = queue.Queue()
         self._number = 0
         self.found: Found | None = None
@@ -272,6 +278,7 @@ class FoundDialog(PictureDialog):
                              self.shown.volume.shape[0] // 2)
         low, high = self._limits
         start = self.threshold if self.threshold is not None else low
+        self._offered = start
         self.level = self.slider(frame, "Threshold", low, high, self._step, start)
         self.level.configure(command=self._levelMoved)
         self.canvas.mpl_connect("button_press_event", self._clicked)
@@ -285,7 +292,8 @@ class FoundDialog(PictureDialog):
         self._searchAbout(tuple(n / 2 for n in self.shown.volume.shape))
 
     def _levelMoved(self, value: str) -> None:
-        if self._is_ready:
+        # Tk tells what the program sets, too.
+        if self._offered is None or abs(float(value) - self._offered) > 0.5 * self._step:
             self._is_given = True
         self._moved(value)
 
@@ -329,10 +337,9 @@ class FoundDialog(PictureDialog):
             self.tell(str(answer))
             return
         self.found = answer
-        self._is_ready = False
         if not self._is_given and answer.suggested is not None:
+            self._offered = float(answer.suggested)
             self.level.set(answer.suggested)
-        self._is_ready = True
         self.redraw()
 
     def draw(self) -> None:

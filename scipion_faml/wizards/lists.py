@@ -5,7 +5,6 @@ from __future__ import annotations
 from scipion_faml import datasets
 from scipion_faml.convert import missing_wedge
 from scipion_faml.protocols import (
-    ProtFamlAlign,
     ProtFamlAverage,
     ProtFamlClassify,
     ProtFamlEvaluate,
@@ -15,7 +14,6 @@ from scipion_faml.protocols import (
 )
 
 from .base import FamlWizard, choose
-from .numbers import FamlTiltRangeWizard
 
 AUTO = ("auto", "found by itself in every class")
 SYMMETRIES = (
@@ -146,9 +144,3 @@ def _of_project(protocol):
 def tilt_words(low: float, high: float, step: float) -> str:
     """Return a tilt series in words."""
     return f"{low:g} to {high:g} deg every {step:g}"
-
-
-FamlTiltRangeWizard._targets = [
-    (protocol, list(FamlTiltRangeWizard.NAMES))
-    for protocol in (ProtFamlClassify, ProtFamlAlign, ProtFamlAverage)
-]

@@ -9,8 +9,12 @@ from scipion_faml.convert import tilt_range_of
 from scipion_faml.io import read_cube
 from scipion_faml.previews import even_box, rescaled_box
 from scipion_faml.protocols import (
+    ProtFamlAlign,
+    ProtFamlAverage,
+    ProtFamlClassify,
     ProtFamlEvaluate,
     ProtFamlExtractSubtomograms,
+    ProtFamlImportParticles,
     ProtFamlPickDetector,
     ProtFamlPickDog,
     ProtFamlPickTemplate,
@@ -242,14 +246,18 @@ class FamlHeldOutWizard(FamlWizard):
 
 
 class FamlTiltRangeWizard(FamlWizard):
-    """Shows the tilt range of the particles' acquisition in the form."""
+    """Shows the tilt range of the input's acquisition in the form."""
 
     NAMES = ("tiltMin", "tiltMax")
-    _targets = []  # filled in by `wizards`: every protocol with these rows and an input
+    INPUTS = {"inputSubtomograms": "the subtomograms", "inputParticles": "the particles",
+              "inputTomograms": "the tomograms"}
+    _targets = [(ProtFamlClassify, list(NAMES)), (ProtFamlAlign, list(NAMES)),
+                (ProtFamlAverage, list(NAMES)), (ProtFamlImportParticles, list(NAMES))]
 
     def helpWith(self, form):
-        images = filled(form.protocol.inputSubtomograms, "the subtomograms")
-        wedge = tilt_range_of(images)
+        row = next(name for name in self.INPUTS if hasattr(form.protocol, name))
+        images = filled(getattr(form.protocol, row), self.INPUTS[row])
+        wedge = tilt_range_of(getattr(images, "getImages", lambda: images)())
         if wedge is None:
             raise ValueError("The acquisition has no tilt range: type it in; -90 and 90 if "
                              "nothing is missing.")

@@ -268,68 +268,6 @@ def test_forms_of_pickers_tell_every_problem(project, tomograms, particles):
     assert "less than two voxels" in " ".join(dog.validate())
 
 
-# -------------------------------------------------------------------------------------- wizards
-class Form:
-    """What a wizard needs of a form."""
-
-    def __init__(self, protocol):
-        self.protocol = protocol
-        self.told = []
-
-    def setVar(self, name, value):  # noqa: N802 (Scipion's name)
-        getattr(self.protocol, name).set(value)
-
-    def showInfo(self, text):  # noqa: N802 (Scipion's name)
-        self.told.append(text)
-
-
-def test_the_preview_shows_what_the_run_will_pick(domain, project, tomograms, picked, tmp_path):
-    from scipion_faml import convert
-    from scipion_faml.io import COORDINATES
-
-    run = project.new("ProtFamlPickDog", {"inputTomograms": (tomograms, "tomograms")},
-                      diameter=150.0)
-    wizard = domain.getWizards()["FamlDogPreviewWizard"]
-    previews = wizard.previews(run)
-    assert [name for name, _ in previews] == ["tomogram_01", "tomogram_02"]
-    preview, first = previews[0][1](), convert.clones(tomograms.tomograms)[0]
-    in_run = convert.picks_table(picked.coordinates, first).rows[COORDINATES].to_numpy()
-    z = int(np.round(np.median(in_run[:, 2])))
-    threshold = preview.suggested_threshold(z, 150.0)
-    near = in_run[np.abs(in_run[:, 2] - z) <= 0.3 * 150 / VOXEL_SIZE]
-    shown = preview.positions(z, 150.0, threshold)
-    apart = np.linalg.norm(near[:, None] - shown[None], axis=2).min(axis=1)
-    assert (apart < 1.0).mean() >= 0.7  # the slab tells another noise than the whole
-    assert len(preview.positions(z, 150.0, threshold + 2)) <= len(shown)
-    assert preview.highest_score(z, 150.0) >= threshold
-    preview.draw(z, 150.0, threshold).savefig(tmp_path / "preview.png")
-    assert (tmp_path / "preview.png").stat().st_size > 5000
-    form = Form(project.new("ProtFamlPickDog"))
-    wizard().show(form)
-    assert form.told == ["Choose the tomograms first."]
-
-
-def test_wizards_measure_a_template_and_name_what_is_held_out(domain, project, tomograms):
-    wizards = domain.getWizards()
-    run = project.new(
-        "ProtFamlPickTemplate",
-        {"inputTomograms": (tomograms, "tomograms"),
-         "inputTemplate": (tomograms, "trueAverages.1")})
-    wizards["FamlTemplateDiameterWizard"]().show(Form(run))
-    assert 130 < run.diameter.get() < 260  # GroEL: 150 A along its axis, 140 across
-    wizards["FamlPickBoxWizard"]().show(Form(run))
-    assert run.boxSize.get() == 2 * round(0.75 * run.diameter.get() / VOXEL_SIZE)
-    train = project.new("ProtFamlTrainDetector")
-    form = Form(train)
-    wizards["FamlHeldOutWizard"]().show(form)
-    assert form.told == ["Choose the positions first."]
-    train.inputCoordinates.append(tomograms)
-    train.inputCoordinates[0].setExtended("trueCoordinates")
-    wizards["FamlHeldOutWizard"]().show(form)
-    assert train.heldOut.get() == "tomogram_02"
-    assert "tomogram_01, tomogram_02" in form.told[-1]
-
-
 # ------------------------------------------------------------------------------------- template
 def test_a_template_finds_particles_and_their_orientations(project, checks, tomograms):
     from scipion_faml import convert
