@@ -262,11 +262,12 @@ def _picked(
     found: TemplateResult, config: TemplateConfig, given: PickerArguments, voxel_size: float
 ) -> Picked:
     """What the report shows."""
+    note = f"The threshold is {THRESHOLD_FROM[found.threshold_from]}."
+    if found.expected_false_positives is not None:
+        note += f" False picks expected above it: {found.expected_false_positives:.2g}."
     return Picked(
         found.picks, given.tomogram, 0.5 * config.diameter_angst / voxel_size,
-        "correlation with the template", found.threshold, notes=[
-            f"False picks expected at this threshold: {found.expected_false_positives:.2g} (it is "
-            f"{THRESHOLD_FROM[found.threshold_from]})."])
+        "correlation with the template", found.threshold, notes=[note])
 
 
 def _of_template(found: TemplateResult, config: TemplateConfig) -> dict[str, Any]:
