@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,22 @@ def reports() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("FAML_NO_REPORT", raising=False)
         yield
+
+
+@pytest.fixture(scope="session")
+def groel() -> Any:
+    """A template."""
+    from oracles_template import groel_map
+
+    return groel_map()
+
+
+@pytest.fixture(scope="session")
+def groel_scene() -> Any:
+    """A small tomogram of it, and the rotations of those in it."""
+    import oracles_template
+
+    return oracles_template.groel_scene()
 
 
 @pytest.fixture(scope="session")

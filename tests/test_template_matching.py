@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from oracles_template import DIAMETER, PLACES, VOXEL, cut_wedge, groel_map, groel_scene
+from oracles_template import DIAMETER, PLACES, VOXEL, cut_wedge
 
 from scipion_faml.execution import ThreadExecutor
 from scipion_faml.geometry import (
@@ -28,16 +28,6 @@ from scipion_faml.wedge import MissingWedge
 WEDGE = MissingWedge(-60.0, 60.0)
 
 
-@pytest.fixture(scope="module")
-def groel():
-    return groel_map()
-
-
-@pytest.fixture(scope="module")
-def scene():
-    return groel_scene()
-
-
 def config(**changes):
     settings = {"symmetry": "D7", "threshold": 0.3, "n_candidates": 12, **changes}
     return TemplateConfig(DIAMETER, **settings)
@@ -54,52 +44,54 @@ def assert_found(picks, rotation, within_deg):
 
 
 # -------------------------------------------------------------------------------------- the search
-def test_a_coarse_scan_and_refinement_find_all_with_far_fewer_poses(scene, groel):
-    result = match_template(scene[0], VOXEL, TemplateModel(groel), WEDGE, config())
+def test_a_coarse_scan_and_refinement_find_all_with_far_fewer_poses(groel_scene, groel):
+    result = match_template(groel_scene[0], VOXEL, TemplateModel(groel), WEDGE, config())
     assert len(result.picks) == 4
-    assert_found(result.picks, scene[1], 10.0)
+    assert_found(result.picks, groel_scene[1], 10.0)
     assert result.n_rotations_exhaustive > 20 * len(result.rotations)
     assert result.poses_factor > 6.0
 
 
-def test_an_exhaustive_scan_finds_the_same_at_the_same_scores(scene, groel):
+def test_an_exhaustive_scan_finds_the_same_at_the_same_scores(groel_scene, groel):
     model = TemplateModel(groel)
-    quick = match_template(scene[0], VOXEL, model, WEDGE, config())
+    quick = match_template(groel_scene[0], VOXEL, model, WEDGE, config())
     slow = match_template(
-        scene[0], VOXEL, model, WEDGE,
+        groel_scene[0], VOXEL, model, WEDGE,
         config(is_exhaustive=True, angular_step_deg=16.0, keeps_maps=True))
-    assert_found(slow.picks, scene[1], 10.0)
+    assert_found(slow.picks, groel_scene[1], 10.0)
     np.testing.assert_allclose(slow.picks.score, quick.picks.score, rtol=0.1)
-    assert slow.maps.score.shape == scene[0].shape
+    assert slow.maps.score.shape == groel_scene[0].shape
     # Refined scores exceed those of the scan's grid.
     place = tuple(np.rint(slow.picks.position_xyz[0, ::-1]).astype(int))
     assert slow.picks.score[0] > slow.maps.score[place] - 0.02
 
 
-def test_workers_change_no_bit(scene, groel):
+def test_workers_change_no_bit(groel_scene, groel):
     model = TemplateModel(groel)
     results = [
-        match_template(scene[0], VOXEL, model, WEDGE, config(tile=36, n_candidates=4), None, m)
+        match_template(
+            groel_scene[0], VOXEL, model, WEDGE, config(tile=36, n_candidates=4), None, m)
         for m in (map, ThreadExecutor(3).map)
     ]
     for name in ("position_zyx", "score", "euler_zyz"):
         np.testing.assert_array_equal(*(getattr(r.found, name) for r in results))
 
 
-def test_dark_particles_are_bright_ones_inverted(scene, groel):
+def test_dark_particles_are_bright_ones_inverted(groel_scene, groel):
     model = TemplateModel(groel)
-    bright = match_template(scene[0], VOXEL, model, WEDGE, config(n_candidates=4))
-    dark = match_template(-scene[0], VOXEL, model, WEDGE, config(n_candidates=4, is_dark=True))
+    bright = match_template(groel_scene[0], VOXEL, model, WEDGE, config(n_candidates=4))
+    dark = match_template(
+        -groel_scene[0], VOXEL, model, WEDGE, config(n_candidates=4, is_dark=True))
     np.testing.assert_allclose(dark.picks.position_xyz, bright.picks.position_xyz, atol=1e-3)
-    wrong = match_template(-scene[0], VOXEL, model, WEDGE, config(n_candidates=4))
+    wrong = match_template(-groel_scene[0], VOXEL, model, WEDGE, config(n_candidates=4))
     assert wrong.found.score.max() < 0.7 * bright.found.score.max()
 
 
-def test_a_mask_restricts_the_search(scene, groel):
-    mask = np.zeros(scene[0].shape, dtype=np.float32)
+def test_a_mask_restricts_the_search(groel_scene, groel):
+    mask = np.zeros(groel_scene[0].shape, dtype=np.float32)
     mask[:, :, 32:] = 1.0
     picks = match_template(
-        scene[0], VOXEL, TemplateModel(groel), WEDGE, config(tile=16), mask).picks
+        groel_scene[0], VOXEL, TemplateModel(groel), WEDGE, config(tile=16), mask).picks
     assert len(picks) == 2
     assert (picks.position_xyz[:, 0] > 31.5).all()
 
@@ -119,44 +111,45 @@ def test_a_mask_lets_pass_the_peaks_of_the_binned_scan_that_lie_in_it(beside):
     np.testing.assert_allclose(found.position_zyx[:, 0], [centre])
 
 
-def test_a_mask_of_the_template_is_turned_with_it(scene, groel):
+def test_a_mask_of_the_template_is_turned_with_it(groel_scene, groel):
     mask = soft_sphere(20, 6.2, 2.0).copy()
     mask[:, :9] *= 0.5
     result = match_template(
-        scene[0], VOXEL, TemplateModel(groel, mask), WEDGE, config(symmetry="C7", n_candidates=5))
-    assert_found(result.picks, scene[1], 12.0)
+        groel_scene[0], VOXEL, TemplateModel(groel, mask), WEDGE,
+        config(symmetry="C7", n_candidates=5))
+    assert_found(result.picks, groel_scene[1], 12.0)
 
 
 @pytest.mark.parametrize("changes", [{"whitens": True}, {"high_pass_angst": 400.0},
                                      {"low_pass_angst": 50.0}])
-def test_filters_keep_what_is_there(scene, groel, changes):
+def test_filters_keep_what_is_there(groel_scene, groel, changes):
     result = match_template(
-        scene[0], VOXEL, TemplateModel(groel), WEDGE, config(n_candidates=6, **changes))
-    assert_found(result.picks, scene[1], 12.0)
+        groel_scene[0], VOXEL, TemplateModel(groel), WEDGE, config(n_candidates=6, **changes))
+    assert_found(result.picks, groel_scene[1], 12.0)
 
 
-def test_a_control_tells_a_threshold_between_chance_and_particles(scene, groel):
+def test_a_control_tells_a_threshold_between_chance_and_particles(groel_scene, groel):
     result = match_template(
-        scene[0], VOXEL, TemplateModel(groel), WEDGE, config(threshold=None, n_candidates=60))
+        groel_scene[0], VOXEL, TemplateModel(groel), WEDGE, config(threshold=None, n_candidates=60))
     assert 4 <= len(result.picks) <= 6
-    assert_found(result.picks, scene[1], 10.0)
+    assert_found(result.picks, groel_scene[1], 10.0)
     assert result.expected_false_positives <= 1.01
     assert result.threshold_from == "control"
 
 
-def test_where_a_control_has_too_few_peaks_the_formula_tells(scene, groel):
+def test_where_a_control_has_too_few_peaks_the_formula_tells(groel_scene, groel):
     result = match_template(
-        scene[0], VOXEL, TemplateModel(groel), WEDGE, config(threshold=None, n_candidates=8))
+        groel_scene[0], VOXEL, TemplateModel(groel), WEDGE, config(threshold=None, n_candidates=8))
     assert result.threshold_from == "formula"
-    assert_found(result.picks, scene[1], 10.0)
+    assert_found(result.picks, groel_scene[1], 10.0)
 
 
-def test_the_formula_alone_tells_a_threshold_too(scene, groel):
+def test_the_formula_alone_tells_a_threshold_too(groel_scene, groel):
     result = match_template(
-        scene[0], VOXEL, TemplateModel(groel), WEDGE, config(threshold=None, control="none"))
+        groel_scene[0], VOXEL, TemplateModel(groel), WEDGE, config(threshold=None, control="none"))
     # Beside a strong particle lie its wedge's streaks, of which noise knows nothing: they follow.
     assert result.threshold_from == "formula"
-    assert_found(result.picks.take(np.arange(4)), scene[1], 10.0)
+    assert_found(result.picks.take(np.arange(4)), groel_scene[1], 10.0)
 
 
 @pytest.mark.parametrize("control", ["phase", "none"])

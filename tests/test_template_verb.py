@@ -5,7 +5,7 @@ import json
 import mrcfile
 import numpy as np
 import pytest
-from oracles_template import DIAMETER, PLACES, VOXEL, groel_map, groel_scene
+from oracles_template import DIAMETER, PLACES, VOXEL, groel_map
 
 from scipion_faml.cli import run as run_verb
 from scipion_faml.geometry import rotation_angle_deg
@@ -15,19 +15,9 @@ from scipion_faml.volume import soft_sphere
 
 
 @pytest.fixture(scope="module")
-def groel():
-    return groel_map()
-
-
-@pytest.fixture(scope="module")
-def scene():
-    return groel_scene()
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory, scene, groel):
+def files(tmp_path_factory, groel_scene, groel):
     folder = tmp_path_factory.mktemp("template")
-    write_volume(folder / "tomogram.mrc", scene[0], VOXEL)
+    write_volume(folder / "tomogram.mrc", groel_scene[0], VOXEL)
     write_volume(folder / "groel.mrc", groel, VOXEL)
     return folder
 
@@ -40,7 +30,7 @@ def arguments(files, *more, template="groel.mrc", output="picks.star"):
             str(files / output), *more]
 
 
-def test_the_verb_writes_positions_angles_and_maps(files, scene, capsys):
+def test_the_verb_writes_positions_angles_and_maps(files, groel_scene, capsys):
     more = ["--score-map", str(files / "score.mrc"), "--angle-map", str(files / "angle.mrc"),
             "--figure", str(files / "picks.png"), "--json"]
     assert run_verb(arguments(files, *more)) == 0
@@ -51,12 +41,12 @@ def test_the_verb_writes_positions_angles_and_maps(files, scene, capsys):
     assert (np.diff(table.rows["famlScore"]) <= 0).all()
     group = symmetry_rotations("D7")
     position = table.rows[["rlnCoordinateZ", "rlnCoordinateY", "rlnCoordinateX"]].to_numpy()
-    for place, matrix in zip(PLACES, scene[1], strict=True):
+    for place, matrix in zip(PLACES, groel_scene[1], strict=True):
         distance = np.linalg.norm(position - place, axis=1)
         found = table.poses.rotation[distance.argmin()]
         assert rotation_angle_deg(found, matrix @ group).min() < 10.0
     score, voxel_size = read_volume(files / "score.mrc")
-    assert score.shape == scene[0].shape
+    assert score.shape == groel_scene[0].shape
     assert voxel_size == pytest.approx(VOXEL)
     with mrcfile.open(files / "angle.mrc") as angle:
         highest = int(angle.data.max())
@@ -66,7 +56,7 @@ def test_the_verb_writes_positions_angles_and_maps(files, scene, capsys):
     assert "nothing to do" in capsys.readouterr().err
 
 
-def test_a_shipped_model_by_name_and_a_map_of_other_voxels_are_templates(files, scene, capsys):
+def test_a_shipped_model_by_name_and_a_map_of_other_voxels_are_templates(files, capsys):
     write_volume(files / "fine.mrc", groel_map(40, 8.0), 8.0)
     for template, output in (("groel", "by_name.star"), ("fine.mrc", "fine.star")):
         assert run_verb(arguments(files, "--json", template=template, output=output)) == 0
