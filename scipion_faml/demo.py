@@ -19,10 +19,11 @@ import numpy as np
 import pandas as pd
 
 from scipion_faml import plots, scipion_env
+from scipion_faml.cli.reporting import RunReport
 from scipion_faml.io import COORDINATES, read_cube, read_particles, read_volume
-from scipion_faml.report import Report
 
 PROJECT = "faml_demo"
+REPORT_LINE = "Report: "
 STRUCTURES = ("ribosome", "groel")
 SYMMETRY = "C1,D7"
 VOXEL_SIZE = 13.7  # angstrom
@@ -92,20 +93,24 @@ class NewProject:
             message = re.sub(r"\x1b\[\d*m", "", protocol.getErrorMessage() or "it did not finish")
             raise ValueError(f"{label}: {message} (log: {Path(protocol.getStdoutLog()).resolve()})")
         for line in protocol.summary():
-            self._tell("    " + line.replace("*", ""))
+            if not line.startswith(REPORT_LINE):  # a link of the window
+                self._tell("    " + line.replace("*", ""))
         return protocol
 
 
 def run_demo(workspace: Path, size: DemoSize, workers: int, seed: int,
-             tell: Callable[[str], None]) -> dict[str, Any]:
-    """Build the project in `workspace`, run everything, write report.html; return the results."""
+             tell: Callable[[str], None], report: RunReport | None = None) -> dict[str, Any]:
+    """Build the project in `workspace`, run everything, fill the report; return the results."""
     start, folder = time.monotonic(), Path.cwd()
     try:
         demo = NewProject(workspace, PROJECT, tell)
         runs = _run_protocols(demo, size, workers, seed)
         result = _results(runs, demo.seconds)
         result["seconds"] = time.monotonic() - start
-        _write_report(workspace / "report.html", runs, result)
+        if report is not None:
+            report.say_in_short(*in_words(result))
+            if report.is_wanted:
+                fill_report(report, runs, result)
     finally:
         os.chdir(folder)
     return {**result, "project": workspace / "projects" / PROJECT,
@@ -181,20 +186,31 @@ def result_table(result: dict[str, Any]) -> pd.DataFrame:
 
 
 # ------------------------------------------------------------------------------------- report
-def _write_report(path: Path, runs: dict[str, Any], result: dict[str, Any]) -> None:
-    """One HTML file with the pictures of every step and the table of results."""
-    report = Report("FAML demonstration: from a tomogram to class averages")
+def fill_report(report: RunReport, runs: dict[str, Any], result: dict[str, Any]) -> None:
+    """Add the pictures of every step and the table of results."""
+    report.title = "FAML demonstration: from a tomogram to class averages"
     report.add_text(
         f"One tomogram with {result['n_particles']} particles of {' and '.join(STRUCTURES)} was "
         "simulated, picked without a template, extracted and classified without a reference, and "
-        "compared with the truth. Every step is a run in a Scipion project; make gui opens it.")
+        "compared with the truth. Every step is a run in a Scipion project, with a report of its "
+        "own.", "What this is")
     report.add_table("Results", result_table(result))
     report.add_figure(_picks_figure(runs), "Circles: picked positions in this slice. Crosses: "
                       "true positions.", "The tomogram")
     _add_classes(report, runs)
     _add_truth(report, runs)
     report.add_table("Seconds", {k: round(v, 1) for k, v in result["seconds_of"].items()})
-    report.write(path)
+
+
+def in_words(result: dict[str, Any]) -> list[str]:
+    """Return what came out, in short."""
+    correlations = [f"{label} {average['cc_masked']:.2f}"
+                    for label, average in result["averages"].items()]
+    return [
+        f"{result['picks']['n_hit']} of {result['n_particles']} particles were picked (F1 "
+        f"{result['picks']['f1']:.2f}); {result['classes']['accuracy']:.0%} of them came into the "
+        "class of their structure.",
+        f"Correlation of the averages with the true maps: {', '.join(correlations) or 'none'}."]
 
 
 def _picks_figure(runs: dict[str, Any]) -> Any:
@@ -212,7 +228,7 @@ def _picks_figure(runs: dict[str, Any]) -> Any:
                                 truth_xy=true[true_near, :2], title=f"slice {z}")
 
 
-def _add_classes(report: Report, runs: dict[str, Any]) -> None:
+def _add_classes(report: RunReport, runs: dict[str, Any]) -> None:
     """Averages, class sizes and convergence."""
     run = runs["classified"]
     averages = [read_cube(a.getFileName()) for a in run.averages.iterItems()]
@@ -225,7 +241,7 @@ def _add_classes(report: Report, runs: dict[str, Any]) -> None:
                       "How the classification went.")
 
 
-def _add_truth(report: Report, runs: dict[str, Any]) -> None:
+def _add_truth(report: RunReport, runs: dict[str, Any]) -> None:
     """Averages on their true maps, confusion matrix, curves."""
     judged = runs["evaluated"].results()["classes"]
     report.add_figure(
@@ -241,11 +257,11 @@ def _add_truth(report: Report, runs: dict[str, Any]) -> None:
     for label, r in results.items():
         volumes.append(read_cube(Path(r["file"]).with_suffix(".mrc"))[0])
         titles.append(label)
-    report.add_figure(
-        plots.class_gallery(np.stack(volumes), titles, VOXEL_SIZE),
-        "The same averages, superposed on their true maps.", "Averages against the truth")
-    report.add_figure(plots.class_gallery(np.stack(list(true_maps.values())), list(true_maps),
-                                          VOXEL_SIZE), "The true maps, without noise.")
+    report.draw_in_short(
+        "Class averages, superposed on their true maps; below them the true maps, without noise.",
+        plots.class_gallery, np.stack([*volumes, *true_maps.values()]),
+        [*titles, *(f"true map: {name}" for name in true_maps)], VOXEL_SIZE)
     curves = {label: (r["frequency_per_angst"], r["fsc"]) for label, r in results.items()}
     report.add_figure(plots.fsc_curves(curves, marks=(0.5,)),
-                      "Fourier shell correlation of averages and true maps.")
+                      "Fourier shell correlation of averages and true maps.",
+                      "Averages against the truth")

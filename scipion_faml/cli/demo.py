@@ -13,6 +13,7 @@ from scipion_faml.cli.common import (
     Run,
     common_options,
     n_workers,
+    plain,
     seed_option,
     show,
     workers_option,
@@ -44,11 +45,14 @@ def demo(size: str, output: Path, workers: int | None, seed: int, as_json: bool,
     def work() -> dict[str, Any]:
         from scipion_faml.demo import SIZES, run_demo
 
-        return run_demo(run.output.resolve(), SIZES[size], n_workers(workers), seed, _tell)
+        return run_demo(
+            run.output.resolve(), SIZES[size], n_workers(workers), seed, _tell, run.report)
 
     result = run.finished_result
     if result is None:
-        result = run.finish(work())
+        result = plain(work())
+        run.report.complete(result)
+        run.finish(result)
     else:
         _tell(f"{output} holds this demonstration, finished: nothing to do")
     if as_json:
