@@ -28,6 +28,9 @@ myst_heading_anchors = 4
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_type_aliases = {
+    name: name for name in ("FloatArray", "IntArray", "BoolArray", "ComplexArray", "ArrayLike")}
+add_module_names = False
 autodoc_default_options = {"members": True}
 python_maximum_signature_line_length = 90
 napoleon_numpy_docstring = True

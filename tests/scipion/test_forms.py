@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,12 +21,14 @@ UNIT = re.compile(
     r"\b0 to 1\b|\bcount\b|\bseed\b|\bcorrelation\b|%", re.IGNORECASE)
 
 
+pytestmark = pytest.mark.skipif(not TUTORIAL.is_file(), reason="needs the repository")
+
+
 @pytest.fixture(scope="module")
 def doc_pages(scipion_workspace):
+    """The module of tools/, which is no package."""
     spec = importlib.util.spec_from_file_location("doc_pages", ROOT / "tools" / "doc_pages.py")
     module = importlib.util.module_from_spec(spec)
-    import sys
-
     sys.modules["doc_pages"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
@@ -56,8 +60,10 @@ def test_conditions_are_told_in_words(doc_pages):
 
 def test_every_protocol_has_its_verb_and_a_note_on_its_result(doc_pages):
     for name, cls in doc_pages.protocols().items():
-        assert (ROOT / "docs" / "notes" / f"{name}.md").is_file(), name
-        assert doc_pages.tree_path(name), name
+        note = ROOT / "docs" / "notes" / f"{name}.md"
+        assert note.is_file(), f"tell in {note.relative_to(ROOT)} how to read the result"
+        assert doc_pages.tree_path(name), f"{name} is not in protocols.conf"
+        assert doc_pages.verbs_of(cls), f"no verb of {name} was found in its code"
 
 
 def test_the_tutorial_names_rows_and_protocols_that_exist(doc_pages):
@@ -73,4 +79,23 @@ def test_the_tutorial_names_rows_and_protocols_that_exist(doc_pages):
         for line in table.splitlines()[2:]:
             # `Size (voxels): x` is the row x of the line Size.
             name = line.split("|")[1].strip()
-            assert name in rows or re.sub(r"^(.*) (\(.*\)): (.*)$", r"\1: \3 \2", name) in rows, name
+            of_line = re.sub(r"^(.*) (\(.*\)): (.*)$", r"\1: \3 \2", name)
+            assert name in rows or of_line in rows, name
+
+
+def test_the_queue_of_the_facility_page_makes_a_script(doc_pages, tmp_path):
+    from pyworkflow.protocol import HostConfig
+
+    text = (ROOT / "docs" / "facility.md").read_text()
+    (block,) = re.findall(r"^```text\n(\[localhost\].*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "hosts.conf").write_text(block)
+    host = HostConfig.load(str(tmp_path / "hosts.conf"))["localhost"]
+    values = {"JOB_NAME": "7", "JOB_THREADS": 4, "JOB_LOGS": str(tmp_path / "7"),
+              "JOB_COMMAND": "echo done", "JOB_SCRIPT": str(tmp_path / "7.job"), "JOB_ID": "12"}
+    script = host.getSubmitTemplate() % values
+    assert "\n#SBATCH --cpus-per-task=4" in script, script
+    (tmp_path / "7.job").write_text(script)
+    done = subprocess.run(["bash", str(tmp_path / "7.job")], capture_output=True, text=True)
+    assert done.stdout == "done\n", done.stderr
+    assert host.getSubmitCommand() % values == f"sbatch {tmp_path / '7.job'}"
+    assert host.getCancelCommand() % values == "scancel 12"
