@@ -11,11 +11,17 @@ from pyworkflow.utils import Environ
 
 from scipion_faml import __version__
 
-# Without Xmipp's plugin Scipion would open these in a Java viewer that is not there.
+# Without these plugins Scipion would open such outputs in a Java viewer that is not there, or as
+# tables of numbers.
+_XMIPP = ("xmipp3",)
+_WITH_PICKERS = ("xmipp3", "emantomo", "dynamo")  # they bring windows for positions
 _OWN_VIEWERS = {
-    "SetOfClassesSubTomograms": "scipion_faml.viewers.FamlClassesViewer",
-    "SetOfAverageSubTomograms": "scipion_faml.viewers.FamlAveragesViewer",
-    "AverageSubTomogram": "scipion_faml.viewers.FamlAveragesViewer",
+    "SetOfClassesSubTomograms": ("FamlClassesViewer", _XMIPP),
+    "SetOfAverageSubTomograms": ("FamlAveragesViewer", _XMIPP),
+    "AverageSubTomogram": ("FamlAveragesViewer", _XMIPP),
+    "SetOfSubTomograms": ("FamlParticlesViewer", _XMIPP),
+    "SetOfFSCs": ("FamlFscViewer", _XMIPP),
+    "SetOfCoordinates3D": ("FamlPicksViewer", _WITH_PICKERS),
 }
 
 
@@ -27,9 +33,9 @@ class Plugin(pwem.Plugin):
 
     @classmethod
     def _defineVariables(cls):
-        if importlib.util.find_spec("xmipp3") is None:
-            for class_name, viewer in _OWN_VIEWERS.items():
-                pw.Config.VIEWERS.setdefault(class_name, [viewer])
+        for class_name, (viewer, others) in _OWN_VIEWERS.items():
+            if not any(map(importlib.util.find_spec, others)):
+                pw.Config.VIEWERS.setdefault(class_name, [f"scipion_faml.viewers.{viewer}"])
 
     @classmethod
     def getEnviron(cls):

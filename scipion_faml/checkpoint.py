@@ -170,14 +170,25 @@ def load(folder: Path, settings: dict[str, Any]) -> Checkpoint:
             )
     with np.load(folder / "state.npz", allow_pickle=False) as arrays:
         state = _load_state(folder, arrays, str(settings.get("mode", "paper")))
-        assignments = Assignments(
-            arrays["class_index"],
-            RigidTransforms(arrays["euler_zyz"], arrays["shift_xyz"]),
-            arrays["responsibility"],
-            arrays["log_likelihood"],
-            arrays["class_posterior"],
-        )
+        assignments = _assignments(arrays)
     return Checkpoint(state, assignments, meta["history"])
+
+
+def load_assignments(folder: Path) -> Assignments:
+    """Return the classes and poses of the iteration in `folder`, to look at while a run goes on."""
+    with np.load(folder / "state.npz", allow_pickle=False) as arrays:
+        return _assignments(arrays)
+
+
+def _assignments(arrays: Mapping[str, NDArray[Any]]) -> Assignments:
+    """The best class and pose of every particle, of a state.npz."""
+    return Assignments(
+        arrays["class_index"],
+        RigidTransforms(arrays["euler_zyz"], arrays["shift_xyz"]),
+        arrays["responsibility"],
+        arrays["log_likelihood"],
+        arrays["class_posterior"],
+    )
 
 
 def remove_all(output: Path) -> None:

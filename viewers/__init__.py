@@ -1,11 +1,15 @@
-"""Viewers; Scipion collects the classes found here. They need matplotlib alone."""
+"""Viewers; Scipion collects the classes found here. They need matplotlib alone.
 
+`views_of(project, target)` opens them from a script.
+"""
+
+from .scripted import views_of
 from .viewer_evaluation import FamlEvaluationViewer
-from .viewer_faml import (
-    FamlAlignViewer,
+from .viewer_faml import FamlAlignViewer, FamlClassifyViewer
+from .viewer_objects import (
     FamlAveragesViewer,
     FamlClassesViewer,
-    FamlClassifyViewer,
+    FamlFscViewer,
     FamlParticlesViewer,
 )
 from .viewer_picks import FamlPicksViewer, FamlTrainingViewer
@@ -16,7 +20,9 @@ __all__ = [
     "FamlClassesViewer",
     "FamlClassifyViewer",
     "FamlEvaluationViewer",
+    "FamlFscViewer",
     "FamlParticlesViewer",
     "FamlPicksViewer",
     "FamlTrainingViewer",
+    "views_of",
 ]

@@ -1,7 +1,12 @@
-"""A window that shows a matplotlib figure; without a display it can only be saved."""
+"""Windows that show matplotlib figures; without a display they can only be saved.
+
+Every view has `figure`, `savefig(path)`, `show()` (a window of its own) and `build(frame)` (its
+widgets inside another window, as the tabs of `TabsView` do).
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +14,14 @@ from pyworkflow.viewer import View
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+logger = logging.getLogger(__name__)
+SCREEN_SHARE = 0.8  # a figure that is higher than this share of the screen gets a scroll bar
+LIVE_MS = 4000  # between two looks at the files of a run
+
+
+class NothingToShow(Exception):
+    """Why there is nothing to show, in one line for the user."""
 
 
 class FigureView(View):
@@ -18,6 +31,7 @@ class FigureView(View):
         super().__init__()
         self.figure = figure
         self.title = title
+        self.window: Any = None
         self._parent = parent
 
     def savefig(self, path: str, **options: Any) -> None:
@@ -26,8 +40,12 @@ class FigureView(View):
 
     def show(self) -> None:
         """Open the window and return at once: Scipion's main loop keeps it alive."""
-        window = self._new_window()
-        self._draw_in(window)
+        self.window = self._new_window()
+        self.build(self.window)
+
+    def build(self, frame: Any) -> None:
+        """Put the widgets into a frame."""
+        self.draw_in(frame)
 
     def _new_window(self) -> Any:
         import tkinter as tk
@@ -37,16 +55,112 @@ class FigureView(View):
         window.title(self.title)
         return window
 
-    def _draw_in(self, window: Any) -> Any:
-        """Put the figure and its toolbar into `window`; return the canvas."""
+    def draw_in(self, frame: Any) -> Any:
+        """Put the figure and its toolbar into `frame`; return the canvas."""
         from matplotlib.backends.backend_tkagg import FigureCanvasTkAgg, NavigationToolbar2Tk
 
-        canvas = FigureCanvasTkAgg(self.figure, master=window)
-        toolbar = NavigationToolbar2Tk(canvas, window)
+        height = self.figure.get_figheight() * self.figure.get_dpi()
+        is_high = height > SCREEN_SHARE * frame.winfo_screenheight()
+        canvas = FigureCanvasTkAgg(self.figure, master=_scrolled(frame) if is_high else frame)
+        toolbar = NavigationToolbar2Tk(canvas, frame, pack_toolbar=False)
         toolbar.pack(side="bottom", fill="x")
-        canvas.get_tk_widget().pack(side="top", fill="both", expand=True)
+        widget = canvas.get_tk_widget()
+        if is_high:
+            _put_scrolled(widget, int(self.figure.get_figwidth() * self.figure.get_dpi()),
+                          int(height))
+        else:
+            widget.pack(side="top", fill="both", expand=True)
         canvas.draw()
         return canvas
+
+
+def _scrolled(frame: Any) -> Any:
+    """A Tk canvas in `frame` with a scroll bar on its right."""
+    import tkinter as tk
+
+    holder = tk.Canvas(frame, highlightthickness=0, background="white")
+    bar = tk.Scrollbar(frame, orient="vertical", command=holder.yview)
+    holder.configure(yscrollcommand=bar.set)
+    bar.pack(side="right", fill="y")
+    holder.pack(side="top", fill="both", expand=True)
+    return holder
+
+
+def _put_scrolled(widget: Any, width: int, height: int) -> None:
+    """Let the figure of a scrolled canvas have its own size."""
+    holder = widget.master
+    widget.configure(width=width, height=height)
+    holder.create_window(0, 0, window=widget, anchor="nw", width=width, height=height)
+    holder.configure(scrollregion=(0, 0, width, height), width=width,
+                     height=int(SCREEN_SHARE * holder.winfo_screenheight()))
+    for event, step in (("<Button-4>", -1), ("<Button-5>", 1)):
+        widget.bind(event, lambda _event, step=step: holder.yview_scroll(2 * step, "units"),
+                    add="+")
+
+
+def emptied(frame: Any) -> Any:
+    """Return a frame without its widgets."""
+    for child in frame.winfo_children():
+        child.destroy()
+    return frame
+
+
+class LiveView(FigureView):
+    """A figure of a run that draws itself again while the run goes on.
+
+    `stamp` changes when there is something new, `is_going` says whether to go on looking.
+    """
+
+    def __init__(self, draw: Callable[[], Figure], stamp: Callable[[], Any],
+                 is_going: Callable[[], bool], title: str = "FAML", parent: Any = None) -> None:
+        self._stamp, self._is_going, self._draw = stamp, is_going, draw
+        self._seen = stamp()
+        self._frame: Any = None
+        super().__init__(draw(), title, parent)
+
+    def build(self, frame: Any) -> None:
+        """Put the figure into a frame, and look for something new now and then."""
+        import tkinter as tk
+
+        self._frame = tk.Frame(frame)
+        self._frame.pack(side="top", fill="both", expand=True)
+        self.draw_in(self._frame)
+        if self._is_going():
+            self._look_later()
+
+    def _look_later(self) -> None:
+        waiting = self._frame.after(LIVE_MS, self._look)
+        # A window that was closed must not be drawn into.
+        self._frame.bind("<Destroy>", lambda _event: self._forget(waiting))
+
+    def _forget(self, waiting: str) -> None:
+        frame, self._frame = self._frame, None
+        if frame is not None:
+            frame.after_cancel(waiting)
+
+    def _look(self) -> None:
+        if self._frame is None:
+            return
+        is_going = self._is_going()
+        self.refresh()
+        if is_going:
+            self._look_later()
+
+    def refresh(self) -> bool:
+        """Draw again if there is something new; return whether there was."""
+        stamp = self._stamp()
+        if stamp == self._seen:
+            return False
+        try:
+            figure = self._draw()
+        except (OSError, ValueError, KeyError, NothingToShow) as error:
+            logger.info("not drawn again yet: %s", error)  # a file may be half there
+            return False
+        self.figure, self._seen = figure, stamp
+        if self._frame is not None:
+            self._frame.unbind("<Destroy>")
+            self.draw_in(emptied(self._frame))
+        return True
 
 
 class SliderView(FigureView):
@@ -57,24 +171,22 @@ class SliderView(FigureView):
         super().__init__(draw(start), title, parent)
         self._draw, self._n_values, self._start, self._label = draw, n_values, start, label
 
-    def show(self) -> None:
-        """Open the window; moving the slider draws the figure again."""
+    def build(self, frame: Any) -> None:
+        """Put the figure and the slider into a frame; moving it draws the figure again."""
         import tkinter as tk
 
-        window = self._new_window()
-        frame = tk.Frame(window)
-        frame.pack(side="top", fill="both", expand=True)
-        self._draw_in(frame)
-        slider = tk.Scale(window, from_=0, to=self._n_values - 1, orient="horizontal",
+        slider = tk.Scale(frame, from_=0, to=self._n_values - 1, orient="horizontal",
                           label=self._label)
         slider.set(self._start)
         slider.pack(side="bottom", fill="x")
+        picture = tk.Frame(frame)
+        picture.pack(side="top", fill="both", expand=True)
+        self.draw_in(picture)
 
         def redraw(_event: Any) -> None:
-            for child in frame.winfo_children():
-                child.destroy()
             self.figure = self._draw(int(slider.get()))
-            self._draw_in(frame)
+            self.draw_in(emptied(picture))
 
         # Drawn when the mouse lets go: a tomogram's slice takes a moment.
         slider.bind("<ButtonRelease-1>", redraw)
+        slider.bind("<KeyRelease>", redraw)

@@ -17,7 +17,7 @@ import numpy as np
 from scipion_faml import plots
 from scipion_faml.io import read_volume
 
-from .figure_view import FigureView
+from .figure_view import FigureView, emptied
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -112,17 +112,15 @@ class PicksView(FigureView):
             return BY_CLASS
         return choices[0] if choices else ""
 
-    def show(self) -> None:
-        """Open the window; every choice draws the figure again."""
+    def build(self, window: Any) -> None:
+        """Put the widgets into a frame; every choice draws the figure again."""
         import tkinter as tk
-        from tkinter import ttk
 
-        window = self._new_window()
         bar = tk.Frame(window)
         bar.pack(side="top", fill="x", padx=6, pady=4)
         names = [t.name for t in self.pictures.tomograms]
-        tomogram = self._box(ttk, bar, "Tomogram", names, names[0], 24)
-        colour = self._box(ttk, bar, "Colour by", self.pictures.choices, self.colour, 8)
+        tomogram = labelled_box(bar, "Tomogram", names, names[0], 24)
+        colour = labelled_box(bar, "Colour by", self.pictures.choices, self.colour, 8)
         slider = tk.Scale(window, orient="horizontal", label="slice z", from_=0,
                           to=self.pictures.n_slices(0) - 1)
         slider.set(self.pictures.fullest_slice(0))
@@ -131,10 +129,8 @@ class PicksView(FigureView):
         frame.pack(side="top", fill="both", expand=True)
 
         def redraw(_event: Any = None) -> None:
-            for child in frame.winfo_children():
-                child.destroy()
             self.figure = self.pictures.draw(tomogram.current(), int(slider.get()), colour.get())
-            self._draw_in(frame)
+            self.draw_in(emptied(frame))
 
         def other_tomogram(_event: Any) -> None:
             number = tomogram.current()
@@ -149,12 +145,14 @@ class PicksView(FigureView):
         slider.bind("<KeyRelease>", redraw)
         redraw()
 
-    @staticmethod
-    def _box(ttk: Any, bar: Any, label: str, values: list[str], chosen: str, width: int) -> Any:
-        """A drop-down list with its label."""
-        ttk.Label(bar, text=label).pack(side="left", padx=(6, 3))
-        box = ttk.Combobox(bar, values=values, state="readonly", width=width)
-        if chosen in values:
-            box.current(values.index(chosen))
-        box.pack(side="left")
-        return box
+
+def labelled_box(bar: Any, label: str, values: list[str], chosen: str, width: int) -> Any:
+    """A drop-down list with its label on the left, in a bar."""
+    from tkinter import ttk
+
+    ttk.Label(bar, text=label).pack(side="left", padx=(6, 3))
+    box = ttk.Combobox(bar, values=values, state="readonly", width=width)
+    if chosen in values:
+        box.current(values.index(chosen))
+    box.pack(side="left")
+    return box

@@ -1,4 +1,4 @@
-"""Viewers of averages and of the runs that make them; they need matplotlib alone."""
+"""Viewers of the runs that make averages; they need matplotlib alone."""
 
 from __future__ import annotations
 
@@ -6,241 +6,277 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pyworkflow.protocol import Protocol, params
-from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer, Viewer
-from tomo.objects import (
-    AverageSubTomogram,
-    SetOfAverageSubTomograms,
-    SetOfClassesSubTomograms,
-    SetOfSubTomograms,
-)
+from pyworkflow.protocol import params
 
-from scipion_faml import convert, plots
-from scipion_faml.io import read_cube, read_particles
+from scipion_faml import plots
+from scipion_faml.io import read_cube
 
-from ..protocols.protocol_extract import ProtFamlExtractSubtomograms
 from ..protocols.protocol_faml import ProtFamlAlign, ProtFamlAverage, ProtFamlClassify
-from ..protocols.protocol_simulate import ProtFamlSimulateSubtomograms
-from .figure_view import FigureView
+from .chimerax import NOT_FOUND, ChimeraXView, find_chimerax
+from .figure_view import NothingToShow
+from .run_files import ClassificationFiles, Found, found_in_table
+from .run_viewer import NOT_FINISHED, FamlRunViewer, Row, fsc_figure, read_curves
+from .volume_views import GalleryView, NamedVolume, SlicesView, Surfaces, SurfaceView, VolumeSlices
 
-MAX_PARTICLES = 6
 NOTHING_YET = "There is nothing to show yet: the run has not finished its first iteration."
+NO_AVERAGE = "The average is not there yet."
 
 
-class FamlRunViewer(ProtocolViewer):
-    """What the viewers of runs share. It has no targets of its own."""
-
-    _environments = [DESKTOP_TKINTER]
-    _targets = []
-
-    def _figure(self, figure, title):
-        return [FigureView(figure, title, self.getWindow())]
-
-    def _message(self, text):
-        return [self.infoMessage(text, "FAML")]
-
-    def _results(self, *names):
-        return Path(self.protocol._getExtraPath("results", *names))
-
-    def _fscFigure(self, path):
-        if not path.is_file():
-            return self._message("The curve can be shown when the run has finished.")
-        table = pd.read_csv(path)
-        frequency = table.pop("frequency_per_angst")
-        curves = {name: (frequency, values) for name, values in table.items()}
-        return self._figure(plots.fsc_curves(curves), "FSC of the halves")
-
-    def _showOrientations(self, _name=None):
-        path = self._results("particles.star")
-        if not path.is_file():
-            return self._message("The orientations can be shown when the run has finished.")
-        table = read_particles(path)
-        if not convert.has_pose_columns(table):
-            return self._message("The particles have no orientations.")
-        return self._figure(plots.orientations(table.poses.rotation), "Orientations")
+def no_chimerax(_viewer):
+    """Say why maps cannot be opened in ChimeraX."""
+    return "" if find_chimerax() else "not found; set CHIMERA_HOME"
 
 
-class FamlClassifyViewer(FamlRunViewer):
+def orientations_figure(found: Found, what: str, n_classes: int = 1):
+    """Return a map of directions for each class.
+
+    Raises
+    ------
+    NothingToShow
+        If the particles have no poses.
+    """
+    if found.poses is None or found.class_index is None or not len(found.class_index):
+        raise NothingToShow("The particles have no orientations.")
+    rotation = found.poses.rotation
+    if n_classes == 1:
+        return plots.orientation_maps({f"{len(rotation)} particles": rotation}, what)
+    names = [f"class {k}" for k in range(1, n_classes + 1)]
+    return plots.class_orientations(rotation, found.class_index, what, names)
+
+
+class AveragesRows:
+    """Rows on averages; a viewer says which maps there are in `maps`."""
+
+    def maps(self) -> list[NamedVolume]:
+        """Return the maps to look at.
+
+        Raises
+        ------
+        NothingToShow
+            If there is none yet.
+        """
+        raise NotImplementedError
+
+    def slices(self):
+        """Return the window with sliders."""
+        return SlicesView(VolumeSlices(self.maps()), f"{self.heading()}: slices",
+                          self.getWindow())
+
+    def surface(self):
+        """Return the window with a surface to be turned."""
+        return SurfaceView(Surfaces(self.maps()), f"{self.heading()}: surface", self.getWindow())
+
+    def chimerax(self):
+        """Return what opens the maps in ChimeraX."""
+        if find_chimerax() is None:
+            raise NothingToShow(NOT_FOUND)
+        surfaces = Surfaces(self.maps())
+        levels = [surfaces.level(k, surfaces.suggested(k)) for k in range(len(surfaces.volumes))]
+        return ChimeraXView([volume.file() for volume in surfaces.volumes], levels)
+
+
+SLICES = Row("showSlices", "Slices", lambda v: v.slices(), tab="Slices",
+             help="Scroll through an average across z, y or x; contrast and low-pass.")
+SURFACE = Row("showSurface", "Surface", lambda v: v.surface(), tab="Surface",
+              help="An isosurface (marching cubes) to be turned, at a threshold of your choice.")
+CHIMERAX = Row("showChimerax", "Open in ChimeraX", lambda v: v.chimerax(), why_not=no_chimerax,
+               help="All averages side by side, if ChimeraX is installed.")
+ORIENTATIONS_HELP = ("Equal-area map of where the particles' z axes point in the tomogram, with "
+                     "its density: a gap is a preferred orientation.")
+BEAM_HELP = ("Equal-area map of the beam as each average sees it, with its density: directions "
+             "that nobody looked from are badly resolved.")
+
+
+class FamlClassifyViewer(AveragesRows, FamlRunViewer):
     """Averages, class sizes and convergence of a classification, also while it runs."""
 
     _label = "classes and convergence (FAML)"
     _targets = [ProtFamlClassify]
+    _groups = (
+        ("Did it work?", (
+            Row("showOverview", "Overview", lambda v: v.overview(), tab="Overview",
+                help="Averages, class sizes, FSC, convergence and orientations in one picture, "
+                     "and in words; draws itself again while the run goes on."),
+            Row("showConvergence", "Convergence", lambda v: v.convergence(), tab="Convergence",
+                help="Log-likelihood, noise, shifts, class shares, change of the poses and "
+                     "resolution of the halves in every iteration; draws itself again while the "
+                     "run goes on."),
+            Row("showFsc", "FSC of the halves", lambda v: v.fsc(), tab="FSC",
+                why_not=lambda v: v.whyNoFsc(),
+                help="Of every class, in enhanced mode. Particles of both halves were aligned to "
+                     "references made of both: what noise brings that way is taken out, and the "
+                     "curves before (uncorrected) are too good."),
+        )),
+        ("Averages", (
+            Row("showAverages", "Class averages", lambda v: v.gallery(), tab="Averages",
+                help="Central slices, projections and a surface of every class."),
+            SLICES, SURFACE, CHIMERAX,
+        )),
+        ("Particles", (
+            Row("showSizes", "Class sizes and posteriors", lambda v: v.sizes(), tab="Sizes",
+                help="Sorted sizes, and how sure class and pose of each class's particles are "
+                     "(rlnMaxValueProbDistribution)."),
+            Row("showOrientations", "Orientations", lambda v: v.orientations(plots.AXIS),
+                tab="Orientations", help=ORIENTATIONS_HELP),
+            Row("showViews", "Viewing directions", lambda v: v.orientations(plots.BEAM),
+                tab="Views", help=BEAM_HELP),
+        )),
+    )
 
-    def _defineParams(self, form):
-        form.addSection(label="FAML")
+    def _defineChoices(self, form):
         form.addParam("iteration", params.IntParam, allowsNull=True, label="Iteration",
                       help="Empty: the last one, also of a run that is still going.")
-        form.addParam("showAverages", params.LabelParam, label="Class averages",
-                      help="Central slices, projections and a surface of every class.")
-        form.addParam("showSizes", params.LabelParam, label="Class sizes")
-        form.addParam("showConvergence", params.LabelParam, label="Convergence",
-                      help="Log-likelihood, noise, shifts, class shares, change of the poses and "
-                           "resolution of the halves in every iteration.")
-        form.addParam("showFsc", params.LabelParam, label="FSC of the halves",
-                      help="Of every class, in enhanced mode. Particles of both halves were "
-                           "aligned to references made of both: what noise brings that way is "
-                           "taken out, and the curves before (uncorrected) are too good.")
-        form.addParam("showOrientations", params.LabelParam, label="Orientations",
-                      help="Where the particles' z axes point: a gap is a preferred orientation.")
 
-    def _getVisualizeDict(self):
-        return {
-            "showAverages": self._showAverages, "showSizes": self._showSizes,
-            "showConvergence": self._showConvergence, "showFsc": self._showFsc,
-            "showOrientations": self._showOrientations,
-        }
+    # ----------------------------------------------------------------------------------- data
+    def files(self):
+        """Return what is on disk of the iteration that is asked for.
 
-    def _showFsc(self, _name=None):
-        if not self.protocol.isEnhanced():
-            return self._message("Paper mode makes no half averages: average the particles "
-                                 "(average aligned subtomograms) to see their FSC.")
-        return self._fscFigure(self._results("fsc.csv"))
-
-    def _history(self):
-        """The finished iterations as a table, up to the one asked for."""
-        table = pd.DataFrame(self.protocol.history())
+        Raises
+        ------
+        NothingToShow
+            Before the first iteration has ended.
+        """
+        history = pd.DataFrame(self.protocol.history())
         wanted = self.iteration.get()
-        return table if wanted is None or table.empty else table[table["iteration"] <= wanted]
+        if wanted is not None and len(history):
+            history = history[history["iteration"] <= wanted]
+        if history.empty:
+            raise NothingToShow(NOTHING_YET)
+        images = self.protocol.inputSubtomograms.get()
+        return ClassificationFiles(
+            self.results(), images.getSize() if images is not None else 0, history,
+            self.protocol.runResult(), wanted)
 
-    def _averageFiles(self, history):
-        """Averages of the last iteration in `history`: its checkpoint, or the final ones."""
-        number = int(history["iteration"].iloc[-1])
-        for folder in (self._results(f"iter_{number:03d}"), self._results()):
-            files = sorted(folder.glob("class_[0-9][0-9][0-9].mrc"))
-            if files:
-                return files
-        return []
+    def maps(self):
+        files = self.files()
+        named = [NamedVolume(f"class {k}", path)
+                 for k, path in enumerate(self._averageFiles(files), 1)]
+        halves = files.half_files() if files.is_final() else []
+        return named + [NamedVolume(_half_name(path), path) for path in halves]
 
-    def _counts(self, history):
-        """Particles in every class: of the result, or while running the expected numbers."""
-        n_particles = self.protocol.inputSubtomograms.get().getSize()
-        last = history.iloc[-1]
-        shares = [last[name] for name in sorted(history) if name.startswith("alpha_")]
-        path = self._results("particles.star")
-        if self.iteration.get() is None and path.is_file():
-            index = read_particles(path).class_index
-            return np.bincount(index, minlength=len(shares))
-        return np.round(np.array(shares) * n_particles, 1)
+    @staticmethod
+    def _averageFiles(files):
+        found = files.average_files()
+        if not found:
+            raise NothingToShow(f"The averages of iteration {files.number} are not there.")
+        return found
 
-    def _showAverages(self, _name=None):
-        history = self._history()
-        files = self._averageFiles(history) if len(history) else []
-        if not files:
-            return self._message(NOTHING_YET)
-        loaded = [read_cube(path) for path in files]
+    def whyNoFsc(self):
+        """Return why there are no halves."""
+        return "" if self.protocol.isEnhanced() else "paper mode makes no half averages"
+
+    # ---------------------------------------------------------------------------------- views
+    def overview(self):
+        return self.liveView(self._overviewFigure, self.results("history.csv"), "overview")
+
+    def _overviewFigure(self):
+        files = self.files()
+        self._averageFiles(files)
+        return plots.run_overview(files.state(), f"{self.heading()}, iteration {files.number}")
+
+    def convergence(self):
+        return self.liveView(lambda: plots.convergence(self.files().history),
+                             self.results("history.csv"), "convergence")
+
+    def fsc(self):
+        return self.figureView(fsc_figure(read_curves(self.results("fsc.csv"))),
+                               "FSC of the halves")
+
+    def gallery(self):
+        files = self.files()
+        loaded = [read_cube(path) for path in self._averageFiles(files)]
         titles = [f"class {k}: {count:g} particles"
-                  for k, count in enumerate(self._counts(history), 1)]
-        number = int(history["iteration"].iloc[-1])
-        return self._figure(
-            plots.class_gallery(np.stack([v for v, _ in loaded]), titles, loaded[0][1]),
-            f"Class averages, iteration {number}")
+                  for k, count in enumerate(files.counts(len(loaded)), 1)]
+        return GalleryView(np.stack([v for v, _ in loaded]), titles, loaded[0][1],
+                           f"{self.heading()}: class averages, iteration {files.number}",
+                           self.getWindow())
 
-    def _showSizes(self, _name=None):
-        history = self._history()
-        if not len(history):
-            return self._message(NOTHING_YET)
-        return self._figure(plots.class_sizes(self._counts(history)), "Class sizes")
+    def sizes(self):
+        files = self.files()
+        n_classes = len(self._averageFiles(files))
+        found = files.found()
+        figure = (
+            plots.class_sizes(files.counts(n_classes)) if found.class_index is None else
+            plots.sizes_and_posteriors(found.class_index, found.probability, n_classes))
+        return self.figureView(figure, f"class sizes, iteration {files.number}")
 
-    def _showConvergence(self, _name=None):
-        history = self._history()
-        if not len(history):
-            return self._message(NOTHING_YET)
-        return self._figure(plots.convergence(history), "Convergence")
+    def orientations(self, what):
+        files = self.files()
+        n_classes = len(self._averageFiles(files))
+        return self.figureView(orientations_figure(files.found(), what, n_classes),
+                               f"orientations, iteration {files.number}")
 
 
-class FamlAlignViewer(FamlRunViewer):
+def _half_name(path: Path) -> str:
+    """class_002_half1 is class 2, half 1."""
+    _, number, half = path.stem.split("_")
+    return f"class {int(number)}, half {half[-1]}"
+
+
+class FamlAlignViewer(AveragesRows, FamlRunViewer):
     """The average of an alignment, its halves' FSC and the orientations."""
 
     _label = "average and FSC (FAML)"
     _targets = [ProtFamlAlign, ProtFamlAverage]
+    _groups = (
+        ("Did it work?", (
+            Row("showOverview", "Overview", lambda v: v.overview(), tab="Overview",
+                help="The average, its FSC and the orientations in one picture."),
+            Row("showFsc", "FSC of the halves", lambda v: v.fsc(), tab="FSC",
+                help="Both halves were aligned to one reference, so that the curve is "
+                     "optimistic below the reference's resolution."),
+        )),
+        ("Average", (
+            Row("showAverage", "Average", lambda v: v.gallery(), tab="Average",
+                help="Central slices, projections and a surface."),
+            SLICES, SURFACE, CHIMERAX,
+        )),
+        ("Particles", (
+            Row("showOrientations", "Orientations", lambda v: v.orientations(plots.AXIS),
+                tab="Orientations", help=ORIENTATIONS_HELP),
+            Row("showViews", "Viewing directions", lambda v: v.orientations(plots.BEAM),
+                tab="Views", help=BEAM_HELP),
+        )),
+    )
 
-    def _defineParams(self, form):
-        form.addSection(label="FAML")
-        form.addParam("showAverage", params.LabelParam, label="Average",
-                      help="Central slices, projections and a surface.")
-        form.addParam("showFsc", params.LabelParam, label="FSC of the halves",
-                      help="Both halves were aligned to one reference, so that the curve is "
-                           "optimistic below the reference's resolution.")
-        form.addParam("showOrientations", params.LabelParam, label="Orientations")
+    def _average(self, name="average.mrc"):
+        path = Path(self.protocol._getExtraPath("average", name))
+        if name == "average.mrc" and not path.is_file():
+            raise NothingToShow(NO_AVERAGE)
+        return path
 
-    def _getVisualizeDict(self):
-        return {"showAverage": self._showAverage, "showFsc": self._showFsc,
-                "showOrientations": self._showOrientations}
+    def _table(self):
+        """Return the particles with their poses: the result's, or those that were averaged."""
+        for path in (self.results("particles.star"),
+                     Path(self.protocol._getExtraPath("input", "particles.star"))):
+            if path.is_file():
+                return path
+        raise NothingToShow(f"There are no orientations yet. {NOT_FINISHED}")
 
-    def _showAverage(self, _name=None):
-        path = Path(self.protocol._getExtraPath("average", "average.mrc"))
-        if not path.is_file():
-            return self._message("The average is not there yet.")
-        volume, voxel_size = read_cube(path)
-        return self._figure(plots.class_gallery(volume, ["average"], voxel_size), "Average")
+    def maps(self):
+        halves = [("half 1", self._average("half1.mrc")), ("half 2", self._average("half2.mrc"))]
+        return [NamedVolume("average", self._average()),
+                *(NamedVolume(name, path) for name, path in halves if path.is_file())]
 
-    def _showFsc(self, _name=None):
-        return self._fscFigure(Path(self.protocol._getExtraPath("average", "fsc.csv")))
+    def overview(self):
+        volume, _ = read_cube(self._average())
+        found = found_in_table(self._table())
+        rotation = None if found.poses is None else found.poses.rotation
+        state = plots.RunState(volume[None], [len(found.class_index)], rotation=rotation,
+                               curves=read_curves(self._average("fsc.csv")))
+        return self.figureView(plots.run_overview(state, self.heading()), "overview")
 
+    def gallery(self):
+        volume, voxel_size = read_cube(self._average())
+        return GalleryView(volume, ["average"], voxel_size, f"{self.heading()}: average",
+                           self.getWindow())
 
-class FamlClassesViewer(Viewer):
-    """Slices, projections and sizes of any set of classes of subtomograms."""
+    def fsc(self):
+        return self.figureView(fsc_figure(read_curves(self._average("fsc.csv"))),
+                               "FSC of the halves")
 
-    _name = "slices and sizes (FAML)"
-    _environments = [DESKTOP_TKINTER]
-    _targets = [SetOfClassesSubTomograms]
-
-    def _visualize(self, obj, **kwargs):
-        rows = [
-            (one.getRepresentative().getFileName(), one.getObjId(), one.getSize(),
-             one.getSamplingRate())
-            for one in obj.iterItems() if one.hasRepresentative()
-        ]
-        if not rows:
-            return [self.infoMessage("The classes have no averages.", "FAML")]
-        titles = [f"class {number}: {size} particles" for _, number, size, _ in rows]
-        volumes = np.stack([read_cube(path)[0] for path, *_ in rows])
-        sizes = plots.class_sizes([size for *_, size, _ in rows],
-                                  [str(number) for _, number, *_ in rows])
-        return [
-            FigureView(sizes, "Class sizes", self.getParent()),
-            FigureView(plots.class_gallery(volumes, titles, rows[0][3]), "Class averages",
-                       self.getParent()),
-        ]
-
-
-class FamlAveragesViewer(Viewer):
-    """Slices and projections of averages."""
-
-    _name = "slices and projections (FAML)"
-    _environments = [DESKTOP_TKINTER]
-    _targets = [AverageSubTomogram, SetOfAverageSubTomograms]
-
-    def _visualize(self, obj, **kwargs):
-        is_set = isinstance(obj, SetOfAverageSubTomograms)
-        items = [item.clone() for item in obj.iterItems()] if is_set else [obj]
-        titles = [item.getObjLabel() or (f"average {item.getObjId()}" if is_set else "average")
-                  for item in items]
-        volumes = np.stack([read_cube(item.getFileName())[0] for item in items])
-        figure = plots.class_gallery(volumes, titles, obj.getSamplingRate())
-        return [FigureView(figure, "Averages", self.getParent())]
+    def orientations(self, what):
+        return self.figureView(orientations_figure(found_in_table(self._table()), what),
+                               "orientations")
 
 
-class FamlParticlesViewer(Viewer):
-    """Slices and projections of the first particles of a set."""
-
-    _name = "slices of particles (FAML)"
-    _environments = [DESKTOP_TKINTER]
-    _targets = [SetOfSubTomograms, ProtFamlExtractSubtomograms, ProtFamlSimulateSubtomograms]
-
-    def _visualize(self, obj, **kwargs):
-        if isinstance(obj, Protocol):
-            obj = getattr(obj, "subtomograms", None)
-            if obj is None:
-                return [self.infoMessage("The run has no particles yet.", "FAML")]
-        first = [item.clone() for item in obj.iterItems(limit=MAX_PARTICLES)]
-        folder = Path(self._getTmpPath("particles"))
-        volumes = [
-            read_cube(convert.mrc_file(item, folder / f"{item.getObjId():06d}.mrc"))[0]
-            for item in first
-        ]
-        titles = [f"particle {item.getObjId()}" for item in first]
-        figure = plots.class_gallery(np.stack(volumes), titles, obj.getSamplingRate(),
-                                     with_surface=False)
-        return [FigureView(figure, f"{len(first)} of {obj.getSize()} particles",
-                           self.getParent())]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
-from pyworkflow.protocol import Protocol, params
-from pyworkflow.viewer import DESKTOP_TKINTER, Viewer
+from pyworkflow.protocol import Protocol
+from pyworkflow.viewer import MessageView
 from tomo.objects import SetOfCoordinates3D
 
 from scipion_faml import convert
@@ -18,31 +18,34 @@ from ..protocols.protocol_pick_dog import ProtFamlPickDog
 from ..protocols.protocol_pick_template import ProtFamlPickTemplate
 from ..protocols.protocol_simulate import ProtFamlSimulateTomograms
 from ..protocols.protocol_train_detector import ProtFamlTrainDetector
+from .figure_view import NothingToShow
 from .picks_view import PicksOnSlices, PicksView, Positions
-from .viewer_faml import FamlRunViewer
+from .run_viewer import FamlRunViewer, Row
+from .viewer_objects import FamlObjectViewer
 
 DEFAULT_BOX = 9  # voxels
 
 
-class FamlPicksViewer(Viewer):
+class FamlPicksViewer(FamlObjectViewer):
     """Circles at the positions in a slice; a slider moves through the tomogram."""
 
     _name = "positions on slices (FAML)"
-    _environments = [DESKTOP_TKINTER]
     _targets = [SetOfCoordinates3D, ProtFamlPickDog, ProtFamlPickTemplate, ProtFamlPickDetector,
                 ProtFamlSimulateTomograms]
 
-    def _visualize(self, obj, **kwargs):
+    def view(self, obj):
         if isinstance(obj, Protocol):
             outputs = [getattr(obj, name, None) for name in ("coordinates", "trueCoordinates")]
             obj = next((output for output in outputs if output is not None), None)
             if obj is None:
-                return [self.infoMessage("The run has no positions yet.", "FAML")]
+                raise NothingToShow("The run has no positions yet.")
+        if not obj.getSize():
+            raise NothingToShow("The set holds no positions.")
         tomograms = convert.by_tomogram(obj)
         if not tomograms:
-            return [self.infoMessage("The set holds no positions.", "FAML")]
+            raise NothingToShow("The tomograms of the positions are gone, or have other names.")
         pictures = PicksOnSlices([self._positions(obj, tomogram) for tomogram in tomograms])
-        return [PicksView(pictures, "Positions on slices", self.getParent())]
+        return PicksView(pictures, "Positions on slices", self.getParent())
 
     def _positions(self, coordinates, tomogram):
         """Return what is drawn in one tomogram."""
@@ -74,33 +77,37 @@ class FamlTrainingViewer(FamlRunViewer):
     _label = "training curves (FAML)"
     _targets = [ProtFamlTrainDetector]
 
-    def _defineParams(self, form):
-        form.addSection(label="FAML")
-        form.addParam("showCurves", params.LabelParam, label="Curves",
-                      help="Losses of the training, and F1 on what is held out, of every epoch; "
-                           "also of a run that is still going.")
-        form.addParam("showResult", params.LabelParam, label="Result in words",
-                      help="F1 of every class on what is held out, and its threshold.")
+    _groups = (
+        ("Training", (
+            Row("showCurves", "Curves", lambda v: v.curves(), tab="Curves",
+                help="Losses of the training, and F1 on what is held out, of every epoch; draws "
+                     "itself again while the run goes on."),
+            Row("showResult", "Result in words", lambda v: v.result(),
+                help="F1 of every class on what is held out, and its threshold."),
+        )),
+    )
+    _everything = False  # there is one picture
 
-    def _getVisualizeDict(self):
-        return {"showCurves": self._showCurves, "showResult": self._showResult}
+    def curves(self):
+        return self.liveView(self._curvesFigure, self.protocol.resultsPath("history.csv"),
+                             "training")
 
-    def _showCurves(self, _name=None):
+    def _curvesFigure(self):
         history = self.protocol.history()
         if history is None or history.empty:
-            return self._message("The first epoch has not finished.")
+            raise NothingToShow("The first epoch has not finished.")
         from scipion_faml.detector.curves import training_curves  # imports matplotlib
 
-        return self._figure(training_curves(history), "Training")
+        return training_curves(history)
 
-    def _showResult(self, _name=None):
+    def result(self):
         result = self.protocol.result()
         if not result:
-            return self._message("The result can be shown when the training has finished.")
+            raise NothingToShow("The result can be shown when the training has finished.")
         lines = [f"On what is held out: F1 {result['f1']:.3f}, mean over classes "
                  f"{result['macro_f1']:.3f} ({result['n_held_out_particles']} particles)."]
         for name, threshold in zip(result["classes"], result["thresholds"], strict=True):
             score = result["f1_per_class"].get(name)
             told = "not held out" if score is None else f"F1 {score:.3f}"
             lines.append(f"{name}: {told}, threshold {threshold:.2f}")
-        return self._message("\n".join(lines))
+        return MessageView("\n".join(lines), "FAML", tkParent=self.getTkRoot())

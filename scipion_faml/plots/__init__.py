@@ -13,7 +13,7 @@ from scipion_faml.plots.directions import (
     orientation_maps,
     orientations,
 )
-from scipion_faml.plots.judged import confusion, pose_errors
+from scipion_faml.plots.judged import confusion, evaluation_overview, pose_errors
 from scipion_faml.plots.overview import RunState, findings, run_overview
 from scipion_faml.plots.runs import class_sizes, convergence, sizes_and_posteriors
 from scipion_faml.plots.slices import (
@@ -25,6 +25,7 @@ from scipion_faml.plots.slices import (
 )
 from scipion_faml.plots.style import CLASS_COLOURS, COLOURS, GREY, png_bytes
 from scipion_faml.plots.volumes import (
+    MAX_FACES,
     Mesh,
     central_slices,
     class_gallery,
@@ -46,6 +47,7 @@ __all__ = [
     "CLASS_COLOURS",
     "COLOURS",
     "GREY",
+    "MAX_FACES",
     "UNCORRECTED",
     "VERDICT_COLOURS",
     "Mesh",
@@ -58,6 +60,7 @@ __all__ = [
     "confusion",
     "contour_level",
     "convergence",
+    "evaluation_overview",
     "findings",
     "fsc_curves",
     "grey_limits",

@@ -190,7 +190,9 @@ class Mesh:
     normals: FloatArray  # (F, 3) unit vectors out of the density
 
 
-def surface_mesh(volume: FloatArray, level: float | None = None) -> Mesh:
+def surface_mesh(
+    volume: FloatArray, level: float | None = None, max_faces: int = MAX_FACES
+) -> Mesh:
     """Return the surface volume = level by marching cubes; no triangles where it is not reached.
 
     A small box is sampled twice as finely, a large one more coarsely: triangles are few enough to
@@ -205,9 +207,9 @@ def surface_mesh(volume: FloatArray, level: float | None = None) -> Mesh:
     threshold = contour_level(volume) if level is None else level
     if not smooth.min() < threshold < smooth.max():
         return Mesh(np.zeros((0, 3)), np.zeros((0, 3), dtype=int), np.zeros((0, 3)))
-    for step in range(1, 9):
+    for step in range(1, 17):
         corners, faces, *_ = marching_cubes(smooth, threshold, step_size=step)
-        if len(faces) <= MAX_FACES:
+        if len(faces) <= max_faces:
             break
     # Voxel i of a finer grid lies at (i + 1/2) / fine - 1/2 of the volume's.
     corners = (corners + 0.5) / fine - 0.5
