@@ -11,13 +11,14 @@ FAML_SHARED_DATA ?= ../shared/data
 export OPENBLAS_NUM_THREADS ?= 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install test test-all demo gui lint docs bench paper clean
+.PHONY: help install test test-all demo gui screenshots lint docs bench paper clean
 
 help:
 	@echo 'make test       the fast tests (installs into .venv first)'
 	@echo 'make test-all   also the slow ones'
 	@echo 'make demo       simulate, pick, extract, classify and evaluate in one Scipion project'
 	@echo 'make gui        open that project in the Scipion window'
+	@echo 'make screenshots  pictures of forms, wizards and viewers for docs/images (Xvfb, openbox)'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make docs       the documentation as a site, in docs/_build/html'
 	@echo 'make bench      time of the kernels and of one iteration'
@@ -40,6 +41,9 @@ demo: $(VENV)/.installed
 
 gui: $(VENV)/.installed
 	$(BIN)/python -m scipion_faml.scipion_env gui $(DEMO)
+
+screenshots: $(VENV)/.installed
+	$(BIN)/python tools/screenshots.py $(if $(wildcard $(DEMO)/projects),--project $(DEMO))
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ Names of the pictures:
     shot_<protocol class>_advanced.png      the same with the rows of advanced users
     shot_<wizard class>_<protocol>.png      the window of a wizard in the form of ProtFaml<protocol>
     shot_<viewer class>_form.png            what a viewer of a run offers
+    shot_<viewer class>_run.png             what a viewer of a run opens that offers no choice
     shot_<viewer class>_<row>.png           what a row opens (row: its name in the code)
     shot_<viewer class>_<output>.png        what a viewer of an output (classes, ...) opens
 """
@@ -26,6 +27,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -39,7 +41,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 SCREEN = (1500, 1400)
-LARGEST_FILE = 150_000  # bytes
+LARGEST_FILE = 80_000  # bytes: all of them are kept with the source code
 WIDEST = 1200  # pixels
 PATIENCE = 60.0  # seconds until a window must be there
 STILL = 0.5  # seconds without a change: it is drawn
@@ -47,6 +49,8 @@ SEARCHING = 180.0  # seconds that a preview may search
 TICK = 100  # ms
 NEEDED = {"Xvfb": "xvfb", "openbox": "openbox"}  # command: Debian's package
 
+# Wizards whose list is the same in every form: one picture is enough.
+ALIKE = ("FamlSymmetryWizard", "FamlStructuresWizard", "FamlTiltSchemeWizard")
 # Forms shown with the rows of advanced users too.
 ADVANCED = ("ProtFamlClassify", "ProtFamlPickTemplate")
 TITLE_BAR = 20  # pixels, where Tk does not tell
@@ -65,6 +69,7 @@ RUNS: tuple[tuple[str, dict[str, tuple[str, str]], dict[str, Any]], ...] = (
     ("ProtFamlPickDetector", {"inputTomograms": (SIMULATED, "tomograms")}, {}),
     ("ProtFamlTrainDetector", {"inputCoordinates": (SIMULATED, "trueCoordinates")},
      {"epochs": 2, "diameters": "290, 190"}),
+    ("ProtFamlExportParticles", {"inputParticles": ("ProtFamlClassify", "subtomograms")}, {}),
 )
 TINY: tuple[tuple[str, dict[str, tuple[str, str]], dict[str, Any]], ...] = (
     (SIMULATED, {}, {"structures": "groel, proteasome", "counts": "5", "sizeX": 88, "sizeY": 80,
@@ -74,6 +79,7 @@ TINY: tuple[tuple[str, dict[str, tuple[str, str]], dict[str, Any]], ...] = (
 SMALL_ONLY = ("shot_project_window", "shot_ProtFamlPickDog_form", "shot_FamlSymmetryWizard_Average",
               "shot_FamlDogPreviewWizard_PickDog", "shot_FamlPickBoxWizard_PickDog",
               "shot_FamlBandWizard_PickTemplate")
+WITHOUT_WINDOW = {"shot_FamlPickBoxWizard_PickDog"}  # clicked; it fills in a number
 
 
 # ------------------------------------------------------------------------------------- display
@@ -132,14 +138,23 @@ def save(window: Any, path: Path) -> None:
 
 
 def write_small(picture: Any, path: Path) -> None:
-    """Write a picture as PNG of less than 150 kB: narrower, then with fewer colours."""
+    """Write a picture as a small PNG: not too wide, with as few colours as it takes.
+
+    Noise, as of tomograms, is what takes room; if need be the picture becomes narrower.
+    """
+    picture = picture.convert("RGB")
     if picture.width > WIDEST:
-        picture = picture.resize((WIDEST, round(picture.height * WIDEST / picture.width)))
+        picture = narrowed(picture, WIDEST / picture.width)
     picture.save(path, optimize=True)
-    for colours in (256, 64, 24):
+    for colours, share in ((256, 1.0), (48, 1.0), (32, 0.85), (24, 0.7), (16, 0.5)):
         if path.stat().st_size < LARGEST_FILE:
             return
-        picture.convert("RGB").quantize(colours, dither=0).save(path, optimize=True)
+        narrowed(picture, share).quantize(colours, dither=0).save(path, optimize=True)
+
+
+def narrowed(picture: Any, share: float) -> Any:
+    """Return a picture made smaller."""
+    return picture.resize((round(picture.width * share), round(picture.height * share)))
 
 
 # ------------------------------------------------------------------------------------- windows
@@ -236,9 +251,15 @@ class Tour:
 
     # ------------------------------------------------------------------------- what is shown
     def look_at_project(self) -> Iterator[Any]:
-        """The project window."""
+        """The project window, with a run whose summary is shown."""
         if self.wants("shot_project_window"):
-            self.window.root.geometry("1200x760+10+10")
+            widget, runs = self.window.getViewWidget(), newest_of_each_class(self.project)
+            shown = [r for r in runs if type(r).__name__ == "ProtFamlClassify"] or runs[-1:]
+            for run in shown:
+                widget._selectItemProtocol(run)
+                widget._updateSelection()
+            self.window.root.attributes("-zoomed", False)
+            self.window.root.geometry("1200x800+10+10")
             yield from self.still(self.window.root)
             yield from self.shoot(self.window.root, "shot_project_window")
 
@@ -319,7 +340,7 @@ class Tour:
             self.fail(f"{dialog.title()}: still searching after {SEARCHING:.0f} s")
         yield from self.still(dialog)
 
-    def look_at_run(self, run: Any) -> Iterator[Any]:
+    def look_at_run(self, run: Any, seen: set[str]) -> Iterator[Any]:
         """The viewer of a run: what it offers, and everything that it opens."""
         from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer
 
@@ -328,7 +349,9 @@ class Tour:
         for kind in viewers:
             viewer = kind(project=self.project, protocol=run, parent=self.window)
             if not isinstance(viewer, ProtocolViewer):
-                yield from self.look_at_output(viewer, kind, run, "run")
+                if kind.__name__ not in seen:
+                    seen.add(kind.__name__)
+                    yield from self.look_at_output(viewer, kind, run, "run")
                 continue
             name = f"shot_{kind.__name__}_form"
             if not self.wants(f"shot_{kind.__name__}"):
@@ -379,7 +402,7 @@ class Tour:
         from pyworkflow.viewer import DESKTOP_TKINTER
 
         for name, output in list(run.iterOutputAttributes()):
-            for kind in self.project.getDomain().findViewers(output, DESKTOP_TKINTER):
+            for kind in self.project.getDomain().findViewers(output, DESKTOP_TKINTER)[:1]:
                 key = f"{kind.__name__} {type(output).__name__}"
                 if kind.__name__.startswith("Faml") and key not in seen:
                     seen.add(key)
@@ -398,11 +421,12 @@ class Tour:
             if class_name in ADVANCED:
                 yield from self.look_at_form(class_name, True)
         for wizard_name, wizard in sorted(domain.getWizards().items()):
-            for target, rows in wizard._targets if wizard_name.startswith("Faml") else []:
+            targets = wizard._targets if wizard_name.startswith("Faml") else []
+            for target, rows in targets[:1] if wizard_name in ALIKE else targets:
                 yield from self.look_at_wizard(wizard, target, rows)
         seen: set[str] = set()
         for run in newest_of_each_class(self.project):
-            yield from self.look_at_run(run)
+            yield from self.look_at_run(run, seen)
             yield from self.look_at_outputs(run, seen)
 
 
@@ -493,14 +517,15 @@ def output_for(project: Any, classes: str, row: str) -> tuple[Any, str] | None:
 
 def copy_or_make(given: Path | None, folder: Path, is_small: bool) -> None:
     """Put a workspace with the runs to look at into `folder`."""
-    if given is not None:
+    is_new = is_small and not folder.exists()
+    if given is not None and not folder.exists():
         shutil.copytree(given, folder, symlinks=True)
-    elif not is_small:
+    elif not is_small and not folder.exists():
         subprocess.run([sys.executable, "-m", "scipion_faml", "demo", "--size", "small",
                         "--output", str(folder)], check=True)
     start = Path.cwd()
     try:
-        add_runs(folder, TINY if is_small else RUNS, is_new=is_small)
+        add_runs(folder, TINY if is_small else RUNS, is_new)
     finally:
         os.chdir(start)
 
@@ -534,6 +559,8 @@ def add_runs(workspace: Path, runs: Any, is_new: bool) -> None:
         project.launchProtocol(protocol, wait=True)
         state = "finished" if protocol.isFinished() else f"FAILED: {protocol.getErrorMessage()}"
         print(f"{class_name}: {state}", flush=True)
+        if not protocol.isFinished():
+            project.deleteProtocol(protocol)
         project.getRuns(refresh=True)
 
 
@@ -605,6 +632,7 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     only = tuple(given.only) or (SMALL_ONLY if given.small else ("",))
     given.output.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the display must end, too
     if given.inside is not None:
         return tour_of(given.inside, given.output.resolve(), only)
     missing = what_is_missing()
@@ -615,8 +643,7 @@ def main(arguments: list[str]) -> int:
 
     with tempfile.TemporaryDirectory(prefix="faml-shots-") as scratch:
         workspace = (given.keep or Path(scratch) / "demo").resolve()
-        if not workspace.exists():
-            copy_or_make(given.project, workspace, given.small)
+        copy_or_make(given.project, workspace, given.small)
         with own_display():
             return guided(scipion_env.only_project(workspace), given.output.resolve(), only)
 

@@ -115,9 +115,9 @@ class PictureDialog(Dialog):
         self.tell("")
         self.canvas.draw()
 
-    def tell(self, text: str) -> None:
+    def tell(self, text: str, is_error: bool = True) -> None:
         """Show a line below the sliders."""
-        self.message.configure(text=text)
+        self.message.configure(text=text, foreground=ERROR_COLOUR if is_error else "black")
 
     def _otherSource(self, _event: Any = None) -> None:
         """Show another source, or tell why that cannot be."""
@@ -177,7 +177,8 @@ class BallDialog(PictureDialog):
 
     def draw(self) -> None:
         self.value = float(self.size.get())
-        self.picture.draw(self.figure, int(self.z.get()), self._diameter(self.value))
+        self.picture.draw(
+            self.figure, int(self.z.get()), self._diameter(self.value), self._is_voxels)
 
 
 # ------------------------------------------------------------------------------------- bands
@@ -352,8 +353,8 @@ class FoundDialog(PictureDialog):
         if not self._is_ready:
             return
         if self.is_searching:
-            self.tell("Searching in the frame ...")
+            self.tell("Searching in the frame ...", is_error=False)
         elif self.found is not None and not self.message.cget("text"):
             empty = "" if self._is_given else " The row stays empty: the run decides."
             self.tell(f"{self.found.note} Searched in {self.found.seconds:.0f} s; click into the "
-                      f"left picture to search there.{empty}".strip())
+                      f"left picture to search there.{empty}".strip(), is_error=False)

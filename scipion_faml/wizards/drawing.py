@@ -72,8 +72,10 @@ class BallPicture:
         found = measured_diameter(self.shown.volume) * self.shown.voxel_size_angst
         return float(np.clip(found, low, high))
 
-    def draw(self, figure: Figure, z: int, diameter_angst: float) -> None:
-        """Slice z, and the central slices across y and x, with the mask's edge."""
+    def draw(
+        self, figure: Figure, z: int, diameter_angst: float, is_radius: bool = False
+    ) -> None:
+        """Slice z, and the central slices across y and x, with the ball's edge."""
         volume, n = self.shown.volume, self.n
         radius, centre = 0.5 * diameter_angst / self.shown.voxel_size_angst, n // 2
         limits = tuple(np.quantile(volume, [0.005, 0.998]))
@@ -87,9 +89,11 @@ class BallPicture:
             if abs(depth) < radius:
                 cut = float(np.sqrt(radius**2 - depth**2))
                 circle(axes, centre, centre, cut, MASK_COLOUR)
-        share = 100.0 * diameter_angst / (n * self.shown.voxel_size_angst)
-        figure.suptitle(f"{self.shown.name}: {diameter_angst:.0f} Å = "
-                        f"{2 * radius:.1f} voxels, {share:.0f} % of the box", fontsize=9)
+        words = (f"up to {0.5 * diameter_angst:.0f} Å = {radius:.1f} voxels from the centre"
+                 if is_radius else
+                 f"{diameter_angst:.0f} Å = {2 * radius:.1f} voxels, "
+                 f"{200.0 * radius / n:.0f} % of the box")
+        figure.suptitle(f"{self.shown.name}: {words}", fontsize=9)
 
 
 # ------------------------------------------------------------------------------------- bands

@@ -113,7 +113,9 @@ class FamlTiltSchemeWizard(FamlWizard):
                 (ProtFamlSimulateSubtomograms, list(NAMES))]
 
     def helpWith(self, form):
-        schemes = {tilt_words(*scheme[:3]): scheme for scheme in tilt_schemes(form.protocol)}
+        schemes = {}
+        for scheme in tilt_schemes(form.protocol):
+            schemes.setdefault(tilt_words(*scheme[:3]), scheme)
         rows = [(words, scheme[3]) for words, scheme in schemes.items()]
         found = choose(form, "Tilt series (FAML)", (("Tilts", 200), ("Of", 320)), rows,
                        "Those of this project's tomograms come first.")

@@ -1,0 +1,57 @@
+"""The script that makes the pictures of forms, wizards and viewers."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[1] / "tools" / "screenshots.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("screenshots", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["screenshots"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_without_a_display_server_the_script_says_what_to_install(script, monkeypatch, capsys,
+                                                                  tmp_path):
+    monkeypatch.setattr(script.shutil, "which", lambda _command: None)
+    assert script.main(["--output", str(tmp_path / "pictures")]) == 0
+    assert "skipped: install Xvfb (apt-get install xvfb)" in capsys.readouterr().out
+
+
+def test_pictures_of_noise_become_small(script, tmp_path):
+    from PIL import Image
+
+    noise = np.random.default_rng(0).integers(0, 255, (700, 1600, 3), dtype=np.uint8)
+    script.write_small(Image.fromarray(noise), tmp_path / "noise.png")
+    assert (tmp_path / "noise.png").stat().st_size < script.LARGEST_FILE
+    script.write_small(Image.new("RGB", (2400, 300), "white"), tmp_path / "wide.png")
+    assert Image.open(tmp_path / "wide.png").size == (1200, 150)
+
+
+@pytest.mark.slow
+def test_a_few_pictures_are_made_on_a_display_of_their_own(script, tmp_path):
+    missing = [command for command in script.NEEDED if shutil.which(command) is None]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SCIPION_")}
+    environment.pop("DISPLAY", None)
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--small", "--output", str(tmp_path)], text=True,
+        capture_output=True, timeout=600, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = {path.stem for path in tmp_path.glob("shot_*.png")}
+    assert made == set(script.SMALL_ONLY) - script.WITHOUT_WINDOW
