@@ -41,7 +41,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 SCREEN = (1500, 1400)
-LARGEST_FILE = 80_000  # bytes: all of them are kept with the source code
+LARGEST_FILE = 70_000  # bytes: all of them are kept with the source code
 WIDEST = 1200  # pixels
 PATIENCE = 60.0  # seconds until a window must be there
 STILL = 0.5  # seconds without a change: it is drawn
@@ -51,6 +51,8 @@ NEEDED = {"Xvfb": "xvfb", "openbox": "openbox"}  # command: Debian's package
 
 # Wizards whose list is the same in every form: one picture is enough.
 ALIKE = ("FamlSymmetryWizard", "FamlStructuresWizard", "FamlTiltSchemeWizard")
+# Rows of runs' viewers that look different in each.
+OF_EACH_VIEWER = ("showOverview", "showAverages", "showNumbers")
 # Forms shown with the rows of advanced users too.
 ADVANCED = ("ProtFamlClassify", "ProtFamlPickTemplate")
 TITLE_BAR = 20  # pixels, where Tk does not tell
@@ -146,7 +148,7 @@ def write_small(picture: Any, path: Path) -> None:
     if picture.width > WIDEST:
         picture = narrowed(picture, WIDEST / picture.width)
     picture.save(path, optimize=True)
-    for colours, share in ((256, 1.0), (48, 1.0), (32, 0.85), (24, 0.7), (16, 0.5)):
+    for colours, share in ((256, 1.0), (256, 0.85), (128, 0.75), (64, 0.65), (48, 0.5), (16, 0.4)):
         if path.stat().st_size < LARGEST_FILE:
             return
         narrowed(picture, share).quantize(colours, dither=0).save(path, optimize=True)
@@ -167,6 +169,7 @@ class Tour:
     only: tuple[str, ...]
     failures: list[str] = field(default_factory=list)
     made: list[str] = field(default_factory=list)
+    rows: set[str] = field(default_factory=set)  # of runs' viewers, of which there is a picture
 
     @property
     def project(self) -> Any:
@@ -207,7 +210,10 @@ class Tour:
             if time.monotonic() - start > PATIENCE:
                 return None
             yield
-        window = new[-1]
+        yield from self.still(new[-1])
+        # The picture, not a tip or list that it has brought along.
+        new = [w for w in self.toplevels() if str(w) not in before] or new
+        window = max(new, key=lambda w: w.winfo_width() * w.winfo_height())
         yield from self.still(window)
         return window
 
@@ -242,12 +248,19 @@ class Tour:
         window.destroy()
         yield
 
-    def is_error(self, window: Any, name: str) -> bool:
-        """Whether a window is Scipion's message of an error; it is noted."""
-        if window.title() in {"Error", "Validation errors"} or "rror" in window.title():
-            self.fail(f"{name}: a window '{window.title()}' came up")
-            return True
-        return False
+    def is_message(self, window: Any, name: str) -> bool:
+        """Whether a window only tells something: printed, and noted if it is an error."""
+        from pyworkflow.gui.dialog import MessageDialog
+
+        if not isinstance(window, MessageDialog):
+            return False
+        text = " ".join(texts_in(window))
+        is_error = window.title().lower() in {"error", "validation errors"}
+        if is_error or "cannot be shown" in text:
+            self.fail(f"{name}: {text}")
+        else:
+            print(f"{name}: no picture, a message: {text}", flush=True)
+        return True
 
     # ------------------------------------------------------------------------- what is shown
     def look_at_project(self) -> Iterator[Any]:
@@ -306,7 +319,7 @@ class Tour:
             return
         done: list[bool] = []
         dialog = yield from self._clicked(wand, name, done)
-        if dialog is not None and not self.is_error(dialog, name) and "FAML" in dialog.title():
+        if dialog is not None and not self.is_message(dialog, name):
             yield from self.searched(dialog)
             yield from self.shoot(dialog, name)
         elif dialog is None and all(getattr(protocol, r).get() in (None, "") for r in rows):
@@ -368,18 +381,20 @@ class Tour:
             yield from self.closed(window)
 
     def look_at_row(self, viewer: Any, row: str, name: str) -> Iterator[Any]:
-        """What one row of a run's viewer opens."""
+        """What one row of a run's viewer opens; a picture of the first that looks so."""
         if not self.wants(name):
             return
         window = yield from self.opened(lambda: viewer._visualizeParam(row), name)
-        yield from self._shot_and_closed(window, name)
+        is_known = row in self.rows and row not in OF_EACH_VIEWER
+        self.rows.add(row)
+        yield from self._shot_and_closed(window, name, not is_known)
 
-    def _shot_and_closed(self, window: Any, name: str) -> Iterator[Any]:
+    def _shot_and_closed(self, window: Any, name: str, is_shot: bool = True) -> Iterator[Any]:
         if window is None:
             self.fail(f"{name}: no window appeared")
             return
         before = set(map(str, self.toplevels()))
-        if not self.is_error(window, name):
+        if not self.is_message(window, name) and is_shot:
             yield from self.shoot(window, name)
         yield from self.closed(window)
         # A view may have opened several.
@@ -428,6 +443,16 @@ class Tour:
         for run in newest_of_each_class(self.project):
             yield from self.look_at_run(run, seen)
             yield from self.look_at_outputs(run, seen)
+
+
+def texts_in(window: Any) -> Iterator[str]:
+    """Yield what the text fields of a window say."""
+    import tkinter
+
+    for widget in window.winfo_children():
+        if isinstance(widget, tkinter.Text):
+            yield " ".join(widget.get("1.0", "end").split())
+        yield from texts_in(widget)
 
 
 def form_window(protocol: Any) -> Any:
