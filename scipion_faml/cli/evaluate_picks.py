@@ -28,10 +28,18 @@ from scipion_faml.cli.truth import by_tomogram, particle_centres_angst
 from scipion_faml.evaluation import picks
 from scipion_faml.evaluation.curves import PrecisionRecall, class_curve, localisation_curve
 from scipion_faml.evaluation.matching import Pairs, pairs_by_distance
-from scipion_faml.io import COORDINATES, ParticleTable, read_particles, replacing, write_particles
+from scipion_faml.io import (
+    CLASS_NAME_COLUMN,
+    COORDINATES,
+    SCORE_COLUMN,
+    ParticleTable,
+    read_particles,
+    replacing,
+    write_particles,
+)
 from scipion_faml.types import FloatArray, IntArray
 
-SCORES = ("famlScore", "rlnAutopickFigureOfMerit")
+SCORES = (SCORE_COLUMN, "rlnAutopickFigureOfMerit")
 EVERYTHING = "all"  # the curve of the localisation
 
 
@@ -210,14 +218,14 @@ def _common_classes(
 ) -> CommonClasses:
     """Classes by name where both tables have names, else by number."""
     true, names = classes_of(truth), class_names(truth)
-    shared = set(table.rows) & set(truth.rows) & {"famlModel", "rlnClassNumber"}
+    shared = set(table.rows) & set(truth.rows) & {CLASS_NAME_COLUMN, "rlnClassNumber"}
     if wanted and not shared:
         raise ValueError(
             f"{table.path} and {truth.path} do not both say classes (rlnClassNumber or famlModel "
             "in both): leave --classes away")
     if wanted is False or not shared:
         return CommonClasses(true, None, names)
-    if "famlModel" in shared:
+    if CLASS_NAME_COLUMN in shared:
         return _classes_by_name(table, truth, true, names, bool(wanted), warnings)
     picked = classes_of(table)
     more = {int(c): f"class {c}" for c in np.setdiff1d(picked, true)}
@@ -229,8 +237,9 @@ def _classes_by_name(
     is_asked: bool, warnings: list[str],
 ) -> CommonClasses:
     """Numbers of the truth for the names that picks say; names that it lacks get new ones."""
-    said = [str(name) for name in table.rows["famlModel"]]
-    if len(set(names.values())) < len(names) or len(set(truth.rows["famlModel"])) > len(names):
+    said = [str(name) for name in table.rows[CLASS_NAME_COLUMN]]
+    n_true = truth.rows[CLASS_NAME_COLUMN].nunique(dropna=False)
+    if len(set(names.values())) < len(names) or n_true > len(names):
         raise ValueError(f"{truth.path}: rlnClassNumber and famlModel do not go together")
     number = {name: label for label, name in names.items()}
     if not set(said) & set(number):

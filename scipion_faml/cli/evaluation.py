@@ -14,7 +14,7 @@ from scipion_faml import __version__
 from scipion_faml.cli.common import file_stamp, plain, report_beside, show
 from scipion_faml.cli.reporting import RunReport
 from scipion_faml.cli.tomograms import FILE
-from scipion_faml.io import ParticleTable, replacing
+from scipion_faml.io import CLASS_NAME_COLUMN, ParticleTable, replacing
 from scipion_faml.types import IntArray
 
 truth_option = click.option(
@@ -81,8 +81,8 @@ def classes_of(table: ParticleTable) -> IntArray:
     """Return rlnClassNumber, else famlModel numbered from 1 by the alphabet, else 1 for all."""
     if "rlnClassNumber" in table.rows:
         return np.asarray(table.rows["rlnClassNumber"].to_numpy(), dtype=np.intp)
-    if "famlModel" in table.rows:
-        names = table.rows["famlModel"].astype(str).to_numpy()
+    if CLASS_NAME_COLUMN in table.rows:
+        names = table.rows[CLASS_NAME_COLUMN].astype(str).to_numpy()
         return np.asarray(np.unique(names, return_inverse=True)[1] + 1, dtype=np.intp)
     return np.ones(len(table), dtype=np.intp)
 
@@ -90,7 +90,7 @@ def classes_of(table: ParticleTable) -> IntArray:
 def class_names(truth: ParticleTable) -> dict[int, str]:
     """Return names of true classes: the structure's where the truth says it."""
     labels = classes_of(truth)
-    if "famlModel" not in truth.rows:
+    if CLASS_NAME_COLUMN not in truth.rows:
         return {int(label): f"class {label}" for label in np.unique(labels)}
-    models = truth.rows["famlModel"].to_numpy()
+    models = truth.rows[CLASS_NAME_COLUMN].to_numpy()
     return {int(label): str(models[labels == label][0]) for label in np.unique(labels)}

@@ -14,10 +14,10 @@ from scipion_faml.cli.tomograms import open_tomogram
 from scipion_faml.cli.truth import coordinate_voxel_size_angst, particle_centres_angst
 from scipion_faml.evaluation.curves import PrecisionRecall
 from scipion_faml.evaluation.picks import PickAgreement
-from scipion_faml.io import COORDINATES, ParticleTable
+from scipion_faml.io import CLASS_NAME_COLUMN, COORDINATES, SCORE_COLUMN, ParticleTable
 from scipion_faml.types import IntArray
 
-KEPT = ("rlnTomoName", "rlnClassNumber", "famlModel", "famlScore")
+KEPT = ("rlnTomoName", "rlnClassNumber", CLASS_NAME_COLUMN, SCORE_COLUMN)
 DRAWN_SLICES = 3
 
 
@@ -40,7 +40,7 @@ def judged_table(
         _rows(truth, truth).iloc[missed].assign(famlVerdict="missed", famlTruth=missed + 1),
     ], ignore_index=True)
     # A missed particle has no score, and many pickers tell no class.
-    rows = rows.fillna({"famlScore": 0.0, "rlnClassNumber": 0, "famlModel": "unknown"})
+    rows = rows.fillna({SCORE_COLUMN: 0.0, "rlnClassNumber": 0, CLASS_NAME_COLUMN: "unknown"})
     if "rlnClassNumber" in rows:
         rows["rlnClassNumber"] = rows["rlnClassNumber"].astype(int)
     optics = pd.DataFrame({
