@@ -299,12 +299,13 @@ class Tour:
             yield from self.shoot(window, name)
             yield from self.closed(window)
 
-    def look_at_wizard(self, wizard: Any, target: Any, rows: list[str]) -> Iterator[Any]:
+    def look_at_wizard(
+        self, wizard_name: str, class_name: str, rows: list[str]
+    ) -> Iterator[Any]:
         """Click the wand of a row, in the form; what it opens is saved, if it opens something."""
         from pyworkflow.protocol import LEVEL_ADVANCED
 
-        class_name = target.__name__
-        name = f"shot_{wizard.__name__}_{class_name.removeprefix('ProtFaml')}"
+        name = f"shot_{wizard_name}_{class_name.removeprefix('ProtFaml')}"
         if not self.wants(name):
             return
         protocol = prepared(self.project, class_name)
@@ -435,10 +436,9 @@ class Tour:
             yield from self.look_at_form(class_name, False)
             if class_name in ADVANCED:
                 yield from self.look_at_form(class_name, True)
-        for wizard_name, wizard in sorted(domain.getWizards().items()):
-            targets = wizard._targets if wizard_name.startswith("Faml") else []
-            for target, rows in targets[:1] if wizard_name in ALIKE else targets:
-                yield from self.look_at_wizard(wizard, target, rows)
+        for wizard_name, targets in sorted(wizards_of(domain, classes).items()):
+            for class_name, rows in targets[:1] if wizard_name in ALIKE else targets:
+                yield from self.look_at_wizard(wizard_name, class_name, rows)
         seen: set[str] = set()
         for run in newest_of_each_class(self.project):
             yield from self.look_at_run(run, seen)
@@ -484,6 +484,22 @@ def wand_of(form: Any, rows: list[str]) -> Any:
             if button.cget("text") == Message.LABEL_BUTTON_WIZ:
                 return button
     return None
+
+
+def wizards_of(domain: Any, classes: list[str]) -> dict[str, list[tuple[str, list[str]]]]:
+    """Return the protocols and rows that each wizard of ours helps with, as Scipion finds them."""
+    from pyworkflow.viewer import DESKTOP_TKINTER
+
+    found: dict[str, list[tuple[str, list[str]]]] = {}
+    for class_name in classes:
+        protocol = domain.getProtocols()[class_name]()
+        rows: dict[str, list[str]] = {}
+        for row, wizard in domain.findWizards(protocol, DESKTOP_TKINTER).items():
+            if wizard.__name__.startswith("Faml") and protocol.getParam(row) is not None:
+                rows.setdefault(wizard.__name__, []).append(row)
+        for wizard_name, names in rows.items():
+            found.setdefault(wizard_name, []).append((class_name, names))
+    return found
 
 
 # ------------------------------------------------------------------------------------- project

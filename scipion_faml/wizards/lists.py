@@ -5,13 +5,12 @@ from __future__ import annotations
 from scipion_faml import datasets
 from scipion_faml.convert import missing_wedge
 from scipion_faml.protocols import (
-    ProtFamlAverage,
     ProtFamlClassify,
     ProtFamlEvaluate,
-    ProtFamlPickTemplate,
     ProtFamlSimulateSubtomograms,
     ProtFamlSimulateTomograms,
 )
+from scipion_faml.protocols.protocol_base import ProtFamlBase
 
 from .base import FamlWizard, choose
 
@@ -68,8 +67,7 @@ def symmetries(takes_auto: bool) -> list[tuple[str, str]]:
 class FamlSymmetryWizard(FamlWizard):
     """Point group, from a list."""
 
-    _targets = [(ProtFamlClassify, ["symmetry"]), (ProtFamlAverage, ["symmetry"]),
-                (ProtFamlPickTemplate, ["symmetry"]), (ProtFamlEvaluate, ["symmetry"])]
+    _targets = [(ProtFamlBase, ["symmetry"])]  # every protocol that has the row
 
     def helpWith(self, form):
         protocol = form.protocol
@@ -106,7 +104,10 @@ class FamlStructuresWizard(FamlWizard):
 
 # --------------------------------------------------------------------------------- tilt series
 class FamlTiltSchemeWizard(FamlWizard):
-    """Tilt series to simulate: a usual one, or that of tomograms in this project."""
+    """Tilt series to simulate: a usual one, or that of tomograms in this project.
+
+    Scipion takes the last wizard of a row by name, so this one goes before FamlTiltRangeWizard.
+    """
 
     NAMES = ("tiltMin", "tiltMax", "tiltStep")
     _targets = [(ProtFamlSimulateTomograms, list(NAMES)),

@@ -9,19 +9,15 @@ from scipion_faml.convert import tilt_range_of
 from scipion_faml.io import read_cube
 from scipion_faml.previews import even_box, rescaled_box
 from scipion_faml.protocols import (
-    ProtFamlAlign,
-    ProtFamlAverage,
-    ProtFamlClassify,
     ProtFamlEvaluate,
     ProtFamlExtractSubtomograms,
-    ProtFamlImportParticles,
     ProtFamlPickDetector,
     ProtFamlPickDog,
     ProtFamlPickTemplate,
     ProtFamlSimulateSubtomograms,
     ProtFamlTrainDetector,
 )
-from scipion_faml.protocols.protocol_base import words_of
+from scipion_faml.protocols.protocol_base import ProtFamlBase, words_of
 from scipion_faml.protocols.protocol_pick_base import BOX_PER_DIAMETER, ProtFamlPickBase, box_of
 from scipion_faml.protocols.protocol_pick_detector import FROM_FILE, TRAINED
 
@@ -251,11 +247,12 @@ class FamlTiltRangeWizard(FamlWizard):
     NAMES = ("tiltMin", "tiltMax")
     INPUTS = {"inputSubtomograms": "the subtomograms", "inputParticles": "the particles",
               "inputTomograms": "the tomograms"}
-    _targets = [(ProtFamlClassify, list(NAMES)), (ProtFamlAlign, list(NAMES)),
-                (ProtFamlAverage, list(NAMES)), (ProtFamlImportParticles, list(NAMES))]
+    _targets = [(ProtFamlBase, list(NAMES))]  # every protocol that has the rows
 
     def helpWith(self, form):
-        row = next(name for name in self.INPUTS if hasattr(form.protocol, name))
+        row = next((name for name in self.INPUTS if hasattr(form.protocol, name)), None)
+        if row is None:
+            raise ValueError("This form has no input that tells a tilt range: type it in.")
         images = filled(getattr(form.protocol, row), self.INPUTS[row])
         wedge = tilt_range_of(getattr(images, "getImages", lambda: images)())
         if wedge is None:
