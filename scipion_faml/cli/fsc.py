@@ -147,7 +147,8 @@ def fsc(
 
     JSON: fsc_0143_angst, fsc_half_angst, fsc, frequency_per_angst; with a mask fsc_masked,
     fsc_unmasked, fsc_randomised, random_from_angst; with --directional directional: cone_deg,
-    directions, resolution_0143_angst, resolution_half_angst, sampling (share of particles that
+    directions, threshold (of the figures: 0.143, or 0.5 where most directions agree to the last
+    shell), resolution_0143_angst, resolution_half_angst, sampling (share of particles that
     measured a direction), best_angst, worst_angst, ratio, spread_angst, sphericity,
     best_direction, worst_direction, correlation_with_sampling.
     """
@@ -306,12 +307,15 @@ def _directional(
 ) -> dict[str, Any]:
     """Resolution by direction, and how it goes with the sampling."""
     at_0143, at_half = (found.resolution_angst(voxel_size, level) for level in (0.143, 0.5))
-    figures = anisotropy(found.direction, at_0143)
+    # Where most directions agree to the last shell, 0.143 tells nothing of their differences.
+    is_saturated = np.median(at_0143) <= found.n * voxel_size / (found.n // 2 - 1) + 1e-6
+    threshold, chosen = (0.5, at_half) if is_saturated else (0.143, at_0143)
+    figures = anisotropy(found.direction, chosen)
     shares = None
     if sampling is not None:
         shares = mean_in_cones(*sampling, found.direction, found.cone_deg)
     return {
-        "cone_deg": found.cone_deg, "best_angst": figures.best_angst,
+        "cone_deg": found.cone_deg, "threshold": threshold, "best_angst": figures.best_angst,
         "worst_angst": figures.worst_angst,
         "mean_angst": figures.mean_angst, "spread_angst": figures.spread_angst,
         "ratio": figures.ratio, "sphericity": figures.sphericity,
@@ -319,7 +323,7 @@ def _directional(
         "sampling_least": None if shares is None else float(shares.min()),
         "sampling_most": None if shares is None else float(shares.max()),
         "correlation_with_sampling": None if shares is None else _rank_correlation(
-            shares, 1.0 / at_0143),
+            shares, 1.0 / chosen),
         "directions": found.direction, "resolution_0143_angst": at_0143,
         "resolution_half_angst": at_half, "sampling": shares, "fsc": found.fsc,
     }
@@ -382,10 +386,11 @@ def _draw(page: RunReport, figure: Path | None, results: dict[str, dict[str, Any
         if "directional" not in result:
             continue
         is_directional, one = True, result["directional"]
-        arguments = (one["directions"], one["resolution_0143_angst"], one["sampling"],
-                     one["cone_deg"])
+        at = "0143" if one["threshold"] < 0.5 else "half"
+        arguments = (one["directions"], one[f"resolution_{at}_angst"], one["sampling"],
+                     one["cone_deg"], one["threshold"])
         page.draw(f"{name}: resolution by direction",
-                  "Resolution (FSC 0.143) in cones; middle: z, rim: the x-y plane.",
+                  "Resolution in cones; middle of the disc: z, rim: the x-y plane.",
                   pictures.directional_resolution, *arguments)
         page.draw("", "FSC of all cones.", pictures.directional_curves,
                   result["frequency_per_angst"], one["fsc"], result["fsc"])

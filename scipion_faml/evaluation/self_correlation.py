@@ -28,7 +28,7 @@ from scipion_faml.evaluation.superposition import (
 )
 from scipion_faml.fourier import resample
 from scipion_faml.geometry import RigidTransforms, random_rotations
-from scipion_faml.types import FloatArray
+from scipion_faml.types import FloatArray, IntArray
 from scipion_faml.volume import inscribed_sphere
 
 AXIS_STEP_DEG = 7.0
@@ -101,7 +101,7 @@ class Cylinder:
         return power
 
 
-def contrast_of_folds(power: FloatArray, folds: FloatArray) -> FloatArray:
+def contrast_of_folds(power: FloatArray, folds: IntArray) -> FloatArray:
     """Return mean log P at multiples of each fold less that of the orders between (..., F).
 
     `power` (..., M) holds the orders from 1. A multiple jn is compared with its neighbours up to
@@ -127,7 +127,7 @@ class AxisScan:
 
     axis: FloatArray  # (A, 3)
     power: FloatArray  # (A, M)
-    folds: FloatArray  # (F,)
+    folds: IntArray  # (F,)
     contrast: FloatArray  # (A, F)
 
     def null(self, axis: FloatArray, fold_index: int) -> tuple[float, float]:
@@ -146,7 +146,7 @@ class AxisScan:
 
 
 def scan_axes(
-    volume: FloatArray, folds: FloatArray, centre: FloatArray, step_deg: float = AXIS_STEP_DEG
+    volume: FloatArray, folds: IntArray, centre: FloatArray, step_deg: float = AXIS_STEP_DEG
 ) -> AxisScan:
     """Return the powers about axes of a half sphere through a centre (voxels)."""
     cylinder = Cylinder.of(volume.shape[0], int(folds.max()))
@@ -244,7 +244,7 @@ def mean_over_turns(power: FloatArray, fold: int) -> tuple[float, float]:
 
 
 # ------------------------------------------------------------------------------------- from a map
-def cyclic_axes(volume: FloatArray, folds: FloatArray) -> list[CyclicAxis]:
+def cyclic_axes(volume: FloatArray, folds: IntArray) -> list[CyclicAxis]:
     """Return the most n-fold axes of a map (n, n, n) for some folds, the most significant first.
 
     Axes 7 deg apart are looked at on 48^3 voxels or fewer, the best refined on 64^3; all of them

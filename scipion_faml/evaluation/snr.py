@@ -2,7 +2,17 @@
 
 Two aligned particles hold the same signal and independent noise, so their correlation coefficient
 is rho = S / (S + N), and SNR = S / N = rho / (1 - rho) (Frank and Al-Ali 1975, Nature 256:376).
-Pairs are compared in the frame of their average, over the Fourier samples that both have measured.
+Pairs are compared in the frame of their average, over the Fourier samples that both have measured:
+
+    rho = sum over pairs of Re sum_k X_i conj(X_j)
+          / sum over pairs of (sum_k v_j |X_i|^2 sum_k v_i |X_j|^2)^(1/2),
+
+v_i being the turned mask of what was measured. It has no sharp border after a turn, and at the
+lowest frequencies, where the signal is, all samples lie near the border: X_i is v_i times the
+signal there, and noise of variance v_i.
+
+A turn carries the corners of the spectrum out of it. They hold noise alone, half of that of a box,
+and count as such: SNR is that of voxels, as in real space.
 
 A particle that was aligned to an average which holds it is correlated with others in its noise too:
 the SNR of few particles comes out too high.
@@ -19,16 +29,17 @@ from scipion_faml.cython_ext import _interpolate
 from scipion_faml.fourier import (
     OVERSAMPLING,
     SampleSet,
+    hermitian_multiplicity,
     oversampled_spectrum,
     shift_spectrum,
     spectrum,
     volume_from_spectrum,
 )
 from scipion_faml.geometry import RigidTransforms
-from scipion_faml.types import BoolArray, ComplexArray, FloatArray, IntArray
+from scipion_faml.types import ComplexArray, FloatArray, IntArray
+from scipion_faml.wedge import is_measured
 
 BLOCK = 16  # particles held at once: all their pairs are compared
-MEASURED = 0.5  # a turned weight above counts as measured
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +47,13 @@ class AlignedParticle:
     """One particle turned back into the frame of its average."""
 
     values: ComplexArray  # (J,)
-    measured: BoolArray  # (J,)
+    measured: FloatArray  # (J,) v, 0 to 1
+    corner_power: float = 0.0  # sum of |X|^2 of samples beyond the reach of a turn
 
 
 def aligned_particle(
     volume: FloatArray, wedge: FloatArray, pose: RigidTransforms, samples: SampleSet,
-    mask: FloatArray | None = None,
+    mask: FloatArray | None = None, with_corners: bool = True,
 ) -> AlignedParticle:
     """Return a particle (n, n, n) turned back by the first pose, at some Fourier samples.
 
@@ -51,19 +63,31 @@ def aligned_particle(
     mask : (n, n, n), optional
         In the frame of the average; without one the whole box counts, its corners too: a turn of
         the spectrum keeps their noise.
+    with_corners : bool
+        Count the noise beyond the samples, which must then reach Nyquist.
     """
     rotation, shift = pose.rotation[0], pose.shift_xyz[0]
-    centred = volume - float(volume.mean())
+    half = spectrum(volume - float(volume.mean()))
+    corners = _corner_power(half, wedge, samples) if with_corners else 0.0
     # r -> R r + t is undone by moving by -t, then turning by R^T.
-    moved = volume_from_spectrum(shift_spectrum(spectrum(centred), -shift), samples.n)
+    moved = volume_from_spectrum(shift_spectrum(half, -shift), samples.n)
     values = _turned(oversampled_spectrum(moved.astype(np.float32)), rotation.T, samples)
-    measured = _turned_weight(wedge, rotation.T, samples)
+    measured = _turned_mask(wedge, rotation.T, samples)
     if mask is not None:
-        # What was not measured must not leak in: the mask mixes neighbouring samples.
-        inside = volume_from_spectrum(samples.put(values * measured), samples.n) * mask
+        inside = volume_from_spectrum(samples.put(values), samples.n) * mask
         inside = inside - mask * (inside.sum() / max(float(mask.sum()), 1e-12))
         values = samples.take(spectrum(inside.astype(np.float32)))
-    return AlignedParticle(values, measured)
+        corners *= float(np.mean(np.square(mask, dtype=np.float64)))
+    return AlignedParticle(values, measured, corners)
+
+
+def _corner_power(half: ComplexArray, wedge: FloatArray, samples: SampleSet) -> float:
+    """Power of what was measured beyond the samples, DC aside."""
+    weight = hermitian_multiplicity(samples.n) * is_measured(wedge)
+    beyond = weight.ravel() * _squared(half).ravel()
+    beyond[samples.flat_index] = 0.0
+    beyond[0] = 0.0
+    return float(beyond.sum())
 
 
 def _turned(table: ComplexArray, rotation: FloatArray, samples: SampleSet) -> ComplexArray:
@@ -74,31 +98,29 @@ def _turned(table: ComplexArray, rotation: FloatArray, samples: SampleSet) -> Co
     return values
 
 
-def _turned_weight(wedge: FloatArray, rotation: FloatArray, samples: SampleSet) -> BoolArray:
-    """Where the turned particle was measured."""
-    n = samples.n
-    k = np.rint(samples.frequency_xyz @ rotation).astype(np.intp)  # R^T k of every sample
-    k = np.where((k[:, 0] < 0)[:, None], -k, k)
-    within = np.abs(k).max(axis=1) <= n // 2
-    kx, ky, kz = (np.where(within, axis, 0) for axis in k.T)
-    measured: BoolArray = within & (wedge[kz % n, ky % n, kx] > MEASURED * float(wedge.max()))
-    return measured
+def _turned_mask(wedge: FloatArray, rotation: FloatArray, samples: SampleSet) -> FloatArray:
+    """What was measured, turned as a particle is, 0 to 1."""
+    spread = volume_from_spectrum(is_measured(wedge).astype(np.complex64), samples.n)
+    turned = _turned(oversampled_spectrum(spread.astype(np.float32)), rotation, samples)
+    return np.clip(turned.real, 0.0, 1.0)
 
 
-def pair_correlation(
+def pair_products(
     first: AlignedParticle, second: AlignedParticle, samples: SampleSet
-) -> float:
-    """Return the correlation coefficient of two particles over what both measured; NaN if nothing.
+) -> tuple[float, float]:
+    """Return Re sum X_1 conj(X_2) over what both measured, and (sum |X_1|^2 sum |X_2|^2)^(1/2).
 
-    DC is not among the samples: this is Pearson's coefficient of the volumes.
+    DC is not among the samples: their quotient is Pearson's coefficient of the volumes.
     """
-    both = first.measured & second.measured
-    weight = samples.multiplicity[both].astype(np.float64)
-    a, b = first.values[both], second.values[both]
-    power = (weight @ _squared(a)) * (weight @ _squared(b))
-    if not power > 0:
-        return float("nan")
-    return float(weight @ (a.real * b.real + a.imag * b.imag) / np.sqrt(power))
+    weight = samples.multiplicity.astype(np.float64)
+    a, b = first.values, second.values
+    cross = float(weight @ (a.real * b.real + a.imag * b.imag))
+    common = float(weight @ (first.measured * second.measured))
+    power = [
+        float((weight * other.measured) @ _squared(one.values))
+        + one.corner_power * common / max(float(weight @ one.measured), 1.0)
+        for one, other in ((first, second), (second, first))]
+    return cross, float(np.sqrt(power[0] * power[1]))
 
 
 def _squared(values: ComplexArray) -> FloatArray:
@@ -139,35 +161,41 @@ def _pair(a: int, b: int) -> tuple[int, int]:
 class SnrEstimate:
     """The SNR from P pairs."""
 
-    snr: float  # of the mean correlation
+    snr: float  # of all pairs together
     standard_error: float
-    mean_of_pairs: float  # of rho / (1 - rho), the published average
+    mean_of_pairs: float  # of every pair's own ratio, the published average
     median_of_pairs: float
-    spread_of_pairs: float  # standard deviation of one pair's rho / (1 - rho)
-    correlation: float  # mean rho
+    spread_of_pairs: float  # standard deviation of one pair's ratio
+    correlation: float  # rho of all pairs together
     n_pairs: int
 
 
-def snr_of_correlations(rho: FloatArray) -> SnrEstimate:
-    """Return SNR = rho / (1 - rho) of the correlations of P pairs.
+def snr_of_pairs(cross: FloatArray, power: FloatArray) -> SnrEstimate:
+    """Return SNR = rho / (1 - rho) from the products (P,) of P pairs (`pair_products`).
 
-    rho is averaged before it is turned into a ratio: of pairs far noisier than their signal the
-    ratio's mean is pulled up by those that happen to agree. The error takes pairs as independent.
+    Sums over pairs are divided, not every pair: two particles that share few samples, or whose
+    signal is far below the noise, have a ratio that means little. The error is that of a ratio of
+    sums, pairs taken as independent.
 
     Raises
     ------
     ValueError
-        If no pair has a correlation.
+        If no pair has anything in common.
     """
-    known = np.asarray(rho, dtype=np.float64)
-    known = known[np.isfinite(known)]
-    if not len(known):
+    known = np.asarray(power) > 0
+    if not known.any():
         raise ValueError("no two particles have measured the same Fourier samples")
-    mean = float(known.mean())
-    ratio = known / np.maximum(1.0 - known, 1e-9)
-    error = float(known.std(ddof=1) / np.sqrt(len(known))) if len(known) > 1 else float("nan")
-    rest = max(1.0 - mean, 1e-9)
+    cross, power = np.asarray(cross, float)[known], np.asarray(power, float)[known]
+    rho = float(cross.sum() / power.sum())
+    each = cross / power
+    ratio = each / np.maximum(1.0 - each, 1e-9)
+    count = len(each)
+    error = float("nan")
+    if count > 1:
+        residual = cross - rho * power
+        error = float(np.sqrt(np.sum(residual**2) * count / (count - 1)) / power.sum())
+    rest = max(1.0 - rho, 1e-9)
     return SnrEstimate(
-        mean / rest, error / rest**2, float(ratio.mean()), float(np.median(ratio)),
-        float(ratio.std()), mean, len(known),
+        rho / rest, error / rest**2, float(ratio.mean()), float(np.median(ratio)),
+        float(ratio.std()), rho, count,
     )

@@ -88,14 +88,14 @@ def _disc(axes: Axes) -> None:
 
 def directional_resolution(
     direction: ArrayLike, resolution_angst: ArrayLike, sampling: ArrayLike | None = None,
-    cone_deg: float = 20.0,
+    cone_deg: float = 20.0, threshold: float = 0.143,
 ) -> Figure:
     """Return the resolution in every direction (D, 3), and beside it how well it was sampled.
 
     `sampling` (D,) is the share of particles that measured a direction.
     """
     panels: list[DIRECTION_TYPE] = [
-        (f"resolution in cones of {cone_deg:g}°", direction, resolution_angst, "Å")]
+        (f"FSC {threshold:g} in cones of {cone_deg:g}°", direction, resolution_angst, "Å")]
     if sampling is not None:
         panels.append(("measured by", direction, 100.0 * np.asarray(sampling, float),
                        "% of the particles"))
@@ -140,20 +140,23 @@ def directional_curves(
 
 def viewing_directions(direction: ArrayLike, title: str = "") -> Figure:
     """Return where particles were seen from (N, 3): the discs of z > 0 and z < 0."""
-    unit = np.asarray(direction, float)
     figure = new_figure(6.2, 3.2)
-    grid = grid_of(figure, 1, 2)[0]
+    _seen_from(grid_of(figure, 1, 2)[0], np.asarray(direction, float))
+    figure.suptitle(title or "viewing directions (the beam in the frame of the average)",
+                    fontsize=10)
+    return figure
+
+
+def _seen_from(grid: Sequence[Axes], unit: FloatArray) -> None:
+    """Directions (N, 3) on the discs of both half spheres."""
     size = float(np.clip(300.0 / max(len(unit), 1) ** 0.5, 3.0, 30.0))
-    for axes, sign, name in zip(grid, (1.0, -1.0), ("z > 0", "z < 0"), strict=True):
+    for axes, sign, name in zip(grid, (1.0, -1.0), ("seen from z > 0", "from z < 0"), strict=True):
         # The lower half is seen through the sphere: x and y keep their places.
         here = unit[sign * unit[:, 2] >= 0] * np.array([1.0, 1.0, sign])
         at = equal_area(here)
         axes.scatter(at[:, 0], at[:, 1], s=size, alpha=0.6, color=COLOURS[0], linewidths=0)
         _disc(axes)
         axes.set_title(f"{name}: {len(here)}", fontsize=9, color=GREY)
-    figure.suptitle(title or "viewing directions (the beam in the frame of the average)",
-                    fontsize=10)
-    return figure
 
 
 def sampling_counts(times: ArrayLike, share: ArrayLike) -> Figure:
@@ -208,4 +211,19 @@ def pair_correlations(correlation: ArrayLike, snr: float) -> Figure:
                  label=f"mean {values.mean():.3g}: SNR {snr:.3g}")
     axes.legend(fontsize=8, frameon=False)
     tidy(axes, "correlation of aligned pairs", "pairs")
+    return figure
+
+
+def orientation_summary(
+    direction: ArrayLike, ray_direction: ArrayLike, ray_sampling: ArrayLike, title: str = ""
+) -> Figure:
+    """Return where particles were seen from (N, 3), and the share that measured each ray (M, 3)."""
+    figure = new_figure(9.6, 3.3)
+    grid = grid_of(figure, 1, 3)[0]
+    _seen_from(grid[:2], np.asarray(direction, float))
+    _value_disc(figure, grid[2], np.asarray(ray_direction, float),
+                100.0 * np.asarray(ray_sampling, float), "% of the particles")
+    grid[2].set_title("measured by", fontsize=9, color=GREY)
+    if title:
+        figure.suptitle(title, fontsize=10)
     return figure
