@@ -151,7 +151,11 @@ class DogPreviewDialog(Dialog):
         return slider
 
     def _other_tomogram(self, _event: Any) -> None:
-        self._preview = self._tomograms[self._chosen.current()][1]()
+        try:
+            self._preview = self._tomograms[self._chosen.current()][1]()
+        except (ValueError, OSError) as error:
+            self._message.configure(text=str(error))
+            return
         n_slices = self._preview.volume.shape[0]
         self._slice.configure(to=n_slices - 1)
         self._slice.set(n_slices // 2)

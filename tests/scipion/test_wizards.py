@@ -545,3 +545,24 @@ def test_structures_of_the_list_can_be_simulated():
 
     for name, words in structures():
         assert suitable_box([name], 13.7, 27.4) > 0 and words
+
+
+def test_the_dog_preview_tells_of_a_tomogram_that_is_gone(project, wizards, tomograms, root):
+    run = project.new("ProtFamlPickDog", {"inputTomograms": (tomograms, "tomograms")},
+                      diameter=150.0)
+    second = [item.clone() for item in tomograms.tomograms.iterItems()][1]
+    target = Path(second.getFileName()).resolve()
+    moved = target.rename(target.with_suffix(".gone"))
+
+    def act(dialog):
+        dialog._chosen.current(1)
+        dialog._other_tomogram(None)
+        assert "does not exist" in dialog._message.cget("text")
+        dialog._threshold.set(5.0)
+        dialog._drawn()
+
+    try:
+        in_dialog(root, wizards["FamlDogPreviewWizard"], Form(run), act)
+    finally:
+        moved.rename(target)
+    assert run.threshold.get() == pytest.approx(5.0)
