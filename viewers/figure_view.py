@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 SCREEN_SHARE = 0.8  # a figure that is higher than this share of the screen gets a scroll bar
+LARGEST = 1.4  # times its size that a figure grows to in a larger window
 LIVE_MS = 4000  # between two looks at the files of a run
 
 
@@ -59,31 +60,46 @@ class FigureView(View):
         """Put the figure and its toolbar into `frame`; return the canvas."""
         from matplotlib.backends.backend_tkagg import FigureCanvasTkAgg, NavigationToolbar2Tk
 
-        height = self.figure.get_figheight() * self.figure.get_dpi()
+        width, height = (int(inches * self.figure.get_dpi())
+                         for inches in self.figure.get_size_inches())
         is_high = height > SCREEN_SHARE * frame.winfo_screenheight()
-        canvas = FigureCanvasTkAgg(self.figure, master=_scrolled(frame) if is_high else frame)
+        holder = _holder(frame, is_high)
+        canvas = FigureCanvasTkAgg(self.figure, master=holder)
         toolbar = NavigationToolbar2Tk(canvas, frame, pack_toolbar=False)
-        toolbar.pack(side="bottom", fill="x")
-        widget = canvas.get_tk_widget()
-        if is_high:
-            _put_scrolled(widget, int(self.figure.get_figwidth() * self.figure.get_dpi()),
-                          int(height))
-        else:
-            widget.pack(side="top", fill="both", expand=True)
+        toolbar.pack(side="bottom", fill="x", before=holder)
+        put = _put_scrolled if is_high else _put_in_the_middle
+        put(canvas.get_tk_widget(), width, height)
         canvas.draw()
         return canvas
 
 
-def _scrolled(frame: Any) -> Any:
-    """A Tk canvas in `frame` with a scroll bar on its right."""
+def _holder(frame: Any, is_high: bool) -> Any:
+    """What a figure lies in: a Tk canvas, with a scroll bar on its right, or a frame."""
     import tkinter as tk
 
-    holder = tk.Canvas(frame, highlightthickness=0, background="white")
-    bar = tk.Scrollbar(frame, orient="vertical", command=holder.yview)
-    holder.configure(yscrollcommand=bar.set)
-    bar.pack(side="right", fill="y")
+    if not is_high:
+        holder: Any = tk.Frame(frame, background="white")
+    else:
+        holder = tk.Canvas(frame, highlightthickness=0, background="white")
+        bar = tk.Scrollbar(frame, orient="vertical", command=holder.yview)
+        holder.configure(yscrollcommand=bar.set)
+        bar.pack(side="right", fill="y")
     holder.pack(side="top", fill="both", expand=True)
     return holder
+
+
+def _put_in_the_middle(widget: Any, width: int, height: int) -> None:
+    """Let a figure grow with its window, but keep its shape and do not blow it up."""
+    holder = widget.master
+    holder.configure(width=width, height=height)
+    holder.pack_propagate(False)
+
+    def fit(event: Any) -> None:
+        scale = min(event.width / width, event.height / height, LARGEST)
+        widget.place(relx=0.5, rely=0.5, anchor="center", width=max(int(scale * width), 50),
+                     height=max(int(scale * height), 50))
+
+    holder.bind("<Configure>", fit)
 
 
 def _put_scrolled(widget: Any, width: int, height: int) -> None:

@@ -65,7 +65,7 @@ class FamlRunViewer(ProtocolViewer):
             for row in rows:
                 reason = self._whyNot(row)
                 group.addParam(row.name, params.LabelParam, help=row.help,
-                               label=f"{row.label} (none: {reason})" if reason else row.label)
+                               label=f"{row.label}: {reason}" if reason else row.label)
 
     def _defineChoices(self, form):
         """Rows that say what is to be shown, such as the iteration."""

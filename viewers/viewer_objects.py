@@ -40,7 +40,7 @@ from .volume_views import (
 )
 
 logger = logging.getLogger(__name__)
-MAX_PARTICLES = 6  # in the gallery
+MAX_PARTICLES = 5  # in the gallery: they fit a small screen
 MAX_LEAFED = 60  # particles to leaf through
 
 

@@ -78,7 +78,7 @@ def draw_fsc(
                      fontsize=8, color=GREY)
     _resolution_ticks(axes)
     if 0 < len(axes.get_legend_handles_labels()[0]) <= MAX_LEGEND:
-        axes.legend(fontsize=7 if small else 8, frameon=False, loc="lower left")
+        axes.legend(fontsize=7 if small else 8, loc="lower left", edgecolor="none", framealpha=0.8)
 
 
 def _reciprocal(values: ArrayLike) -> FloatArray:

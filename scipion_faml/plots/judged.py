@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CROWDED = 40  # characters below a matrix
-LINE = 110  # characters of a sentence
+PANEL_HEIGHT = 2.6  # inches
+LINE = 128  # characters of a sentence
 
 
 def confusion(
@@ -118,10 +119,10 @@ def evaluation_overview(
     height = 0.22 * sum(map(len, wrapped)) + 0.3
     n_columns = min(max(len(panels), 1), 2)
     n_rows = -(-len(panels) // n_columns)
-    figure = new_figure(9.0, height + 3.1 * n_rows + 0.4)
+    figure = new_figure(9.0, height + PANEL_HEIGHT * n_rows + 0.4)
     if title:
         figure.suptitle(title, fontsize=11)
-    upper, lower = figure.subfigures(2, 1, height_ratios=(height, max(3.1 * n_rows, 0.01)))
+    upper, lower = figure.subfigures(2, 1, height_ratios=(height, max(PANEL_HEIGHT * n_rows, 0.01)))
     upper.text(0.02, 0.95, "\n".join("\n".join(part) for part in wrapped), va="top", fontsize=9,
                linespacing=1.4)
     for number, draw in enumerate(panels, 1):

@@ -34,6 +34,7 @@ STILL_DEG = 2.0  # poses that move less from one iteration to the next have sett
 SURE = 0.9  # posterior of a particle without much doubt
 FEW = 10  # particles: fewer average noise
 LINE = 46  # characters
+ABOVE, PANEL_HEIGHT = 3.1, 2.25  # inches: two rows of panels fit a small screen
 
 Finding = tuple[str, str]
 
@@ -111,8 +112,9 @@ def run_overview(state: RunState, title: str = "") -> Figure:
     """
     shown = min(len(state.averages), MAX_CLASSES)
     panels = _panels(state)
-    figure = new_figure(11.0, 3.6 + 2.9 * max(1, -(-len(panels) // 3)))
-    upper, lower = figure.subfigures(2, 1, height_ratios=(3.6, 2.9 * max(1, -(-len(panels) // 3))))
+    below = PANEL_HEIGHT * max(1, -(-len(panels) // 3))
+    figure = new_figure(11.0, ABOVE + below)
+    upper, lower = figure.subfigures(2, 1, height_ratios=(ABOVE, below))
     pictures, words = upper.subfigures(1, 2, width_ratios=(7.2, 3.8))
     _draw_averages(pictures, state, shown)
     write_findings(words.add_subplot(), findings(state))

@@ -125,6 +125,8 @@ def draw_sizes(
     axes: Axes, counts: ArrayLike, names: Sequence[str] | None = None, is_sorted: bool = False
 ) -> None:
     """Draw bars of class sizes, in the order of the classes or the largest first."""
+    from matplotlib.ticker import MaxNLocator
+
     values = np.asarray(counts, dtype=float)
     labels = np.array([str(k + 1) for k in range(len(values))] if names is None else list(names))
     order = np.argsort(-values, kind="stable") if is_sorted else np.arange(len(values))
@@ -135,6 +137,7 @@ def draw_sizes(
     if len(order) <= 20:
         axes.bar_label(bars, fmt="%g", fontsize=8, padding=2)
     axes.margins(y=0.12)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     few = len(order) < len(values)
     tidy(axes, f"class (first {MAX_BARS} of {len(values)})" if few else "class", "particles")
     axes.grid(visible=False, axis="x")
