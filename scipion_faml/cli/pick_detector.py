@@ -85,7 +85,7 @@ def pick_detector(
             given.draw(volume, picks, radius)
             limits = trained.thresholds if threshold is None else [threshold] * len(names)
             add_picks(run.report, Picked(
-                picks, given.tomogram, radius, "score", dict(zip(names.values(), limits,
+                picks, given.name, radius, "score", dict(zip(names.values(), limits,
                                                                  strict=True)),
                 names, _not_kept(found, np.array(limits)),
                 [f"{len(found)} candidates were found; thresholds are those of "

@@ -82,7 +82,7 @@ def _picked(
     label = 1 + np.abs(np.subtract.outer(found.diameter_angst, sizes)).argmin(axis=1)
     return Picked(
         dataclasses.replace(found.picks, label=label.astype(np.intp)) if names else found.picks,
-        given.tomogram, 0.5 * max(sizes) / voxel_size, "score (s.d. of the response)",
+        given.name, 0.5 * max(sizes) / voxel_size, "score (s.d. of the response)",
         found.threshold, names, notes=[
             f"False picks expected at this threshold, of noise alone: "
             f"{found.expected_false_positives:.2g}. Left out: {found.n_near_border} too near the "

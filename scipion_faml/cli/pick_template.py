@@ -266,7 +266,7 @@ def _picked(
     if found.expected_false_positives is not None:
         note += f" False picks expected above it: {found.expected_false_positives:.2g}."
     return Picked(
-        found.picks, given.tomogram, 0.5 * config.diameter_angst / voxel_size,
+        found.picks, given.name, 0.5 * config.diameter_angst / voxel_size,
         "correlation with the template", found.threshold, notes=[note])
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ class Picked:
     """What a picker found in a tomogram, and how it decided."""
 
     picks: Picks
-    tomogram: Path
+    tomogram_name: str
     radius_voxels: float
     score_name: str  # with its unit
     threshold: float | Mapping[str, float]  # one, or one for each class
@@ -50,7 +49,7 @@ class Picked:
 def add_picks(report: RunReport, found: Picked, volume: FloatArray) -> None:
     """Fill the report of a picker; `volume` is the open tomogram."""
     picks = found.picks
-    report.title = f"Picks in {found.tomogram.name}"
+    report.title = f"Picks in {found.tomogram_name}"
     report.say_in_short(*_lines(found), nothing=not len(picks))
     if not report.is_wanted:
         return

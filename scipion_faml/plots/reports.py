@@ -116,7 +116,7 @@ def score_histogram(
     values = {name: np.asarray(v, dtype=float) for name, v in scores.items()}
     lost = np.zeros(0) if below is None else np.asarray(below, dtype=float)
     everything = np.concatenate([*values.values(), lost])
-    figure = new_figure(4.8, 3.0)
+    figure = new_figure(4.5, 3.2)
     axes = figure.add_subplot()
     if len(everything):
         bins = _bins(everything)
