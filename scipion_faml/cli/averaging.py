@@ -16,7 +16,7 @@ from scipion_faml.evaluation.fsc import fourier_shell_correlation, resolution_an
 from scipion_faml.faml import Assignments
 from scipion_faml.fourier import resample
 from scipion_faml.impose import check_mask
-from scipion_faml.io import FileSource, ParticleTable, read_cube, replacing
+from scipion_faml.io import ParticleTable, SubtomogramSource, read_cube, replacing
 from scipion_faml.model import AUTO, FamlConfig
 from scipion_faml.symmetry import symmetry_rotations
 from scipion_faml.types import FloatArray
@@ -80,7 +80,7 @@ symmetry_or_auto_option = _symmetry_option(
     "were left out of the averages, in enhanced mode.")
 
 
-def load_mask(source: FileSource, path: Path | None) -> FloatArray | None:
+def load_mask(source: SubtomogramSource, path: Path | None) -> FloatArray | None:
     """The mask in a file, in the particles' box; None where there is none."""
     if path is None:
         return None
@@ -94,7 +94,7 @@ def candidates_kept(max_candidates: int | None, search: str) -> int:
     return 4 if search == "exhaustive" else 50
 
 
-def in_box_of(source: FileSource, path: Path | str, fill: float | None = None) -> FloatArray:
+def in_box_of(source: SubtomogramSource, path: Path | str, fill: float | None = None) -> FloatArray:
     """A map in the particles' box and voxel size, resampled where it differs.
 
     What a larger box adds is filled with `fill`, by default the map's median.

@@ -47,8 +47,8 @@ from scipion_faml.execution import Executor
 from scipion_faml.faml import Assignments, IterationResult
 from scipion_faml.folds import fold_of
 from scipion_faml.io import (
-    FileSource,
     ParticleTable,
+    SubtomogramSource,
     open_source,
     read_particles,
     replacing,
@@ -148,8 +148,8 @@ def classify(
         config.check_size(len(source))
         n_bytes = cluster.cache_bytes(config, source.n, source.voxel_size_angst)
         with cluster.opened() as executor:
-            engine = _Engine(source, config, executor, load_mask(source, mask), n_bytes)
-            return _classify(table, engine, run, references)
+            engine = Engine(source, config, executor, load_mask(source, mask), n_bytes)
+            return classify_particles(table, engine, run, references)
 
     run_once(run, work, as_json)
 
@@ -175,10 +175,10 @@ def _reopen_unless_done(run: Run, n_iterations: int) -> None:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Engine:
+class Engine:
     """What iterations need, in either mode."""
 
-    source: FileSource
+    source: SubtomogramSource
     config: FamlConfig
     executor: Executor
     mask: FloatArray | None
@@ -209,8 +209,8 @@ class _Engine:
             self.source, self.config, state, self.executor, self.mask, self.cache_bytes)
 
 
-def _classify(
-    table: ParticleTable, engine: _Engine, run: Run, references: tuple[Path, ...]
+def classify_particles(
+    table: ParticleTable, engine: Engine, run: Run, references: tuple[Path, ...]
 ) -> dict[str, Any]:
     """Run or continue, leave a checkpoint after every iteration, and write the outputs."""
     source, config = engine.source, engine.config
@@ -238,7 +238,7 @@ def _classify(
 
 
 def _classified(
-    source: FileSource, config: FamlConfig, state: ModelState, assignments: Assignments,
+    source: SubtomogramSource, config: FamlConfig, state: ModelState, assignments: Assignments,
     history: list[dict[str, Any]], **more: Any,
 ) -> Classified:
     """What the report shows of a run."""
@@ -247,14 +247,14 @@ def _classified(
 
 
 # ------------------------------------------------------------------------------------- outputs
-def _fsc_curves(fsc: FloatArray, source: FileSource) -> tuple[FloatArray, FloatArray]:
+def _fsc_curves(fsc: FloatArray, source: SubtomogramSource) -> tuple[FloatArray, FloatArray]:
     """Frequencies (1/angstrom) and the FSC of every class's halves, shell 0 included as 1."""
     frequency = np.arange(fsc.shape[1] + 1) / (source.n * source.voxel_size_angst)
     return frequency, np.concatenate([np.ones((len(fsc), 1)), fsc], axis=1)
 
 
 def _resolutions(
-    result: IterationResult, source: FileSource, config: FamlConfig
+    result: IterationResult, source: SubtomogramSource, config: FamlConfig
 ) -> list[float]:
     """Resolution (angstrom) of every class's halves at an FSC of 0.143.
 
@@ -273,7 +273,7 @@ def _resolutions(
 
 
 def _history_row(
-    result: IterationResult, source: FileSource, config: FamlConfig
+    result: IterationResult, source: SubtomogramSource, config: FamlConfig
 ) -> dict[str, Any]:
     """One line of history.csv."""
     state = result.state
@@ -301,7 +301,7 @@ def _write_history(output: Path, history: list[dict[str, Any]]) -> None:
 
 
 def _write_classes(
-    table: ParticleTable, source: FileSource, config: FamlConfig, state: ModelState,
+    table: ParticleTable, source: SubtomogramSource, config: FamlConfig, state: ModelState,
     assignments: Assignments, history: list[dict[str, Any]], run: Run,
     validated: FloatArray | None,
 ) -> dict[str, Any]:
@@ -355,7 +355,7 @@ def _remove_classes(output: Path) -> None:
         path.unlink()
 
 
-def _resolution(validated: FloatArray, source: FileSource) -> float:
+def _resolution(validated: FloatArray, source: SubtomogramSource) -> float:
     """Best resolution (angstrom) of a class at an FSC of 0.143; NaN where no shell agrees."""
     known = [curve for curve in _fsc_curves(validated, source)[1] if curve[1] >= FSC_THRESHOLD]
     if not known:
@@ -365,7 +365,7 @@ def _resolution(validated: FloatArray, source: FileSource) -> float:
 
 
 def _write_halves(
-    state: EnhancedState, validated: FloatArray, source: FileSource, output: Path
+    state: EnhancedState, validated: FloatArray, source: SubtomogramSource, output: Path
 ) -> dict[str, tuple[FloatArray, FloatArray]]:
     """Write half averages and fsc.csv, validated and as it was; return the validated curves."""
     for h, half in enumerate(state.half_averages, 1):
