@@ -141,44 +141,74 @@ class PictureDialog(Dialog):
 
 # ------------------------------------------------------------------------------------- balls
 class BallDialog(PictureDialog):
-    """Slices with the ball of a diameter; `value` is the chosen one, in `unit`."""
+    """Slices with the ball of a diameter (angstrom); `value` is the chosen one."""
 
-    def __init__(self, parent: Any, title: str, sources: Sequence[Source], value: float | None,
-                 label: str = "Diameter (Å)", is_radius_in_voxels: bool = False) -> None:
-        self.value, self._label, self._is_voxels = value, label, is_radius_in_voxels
+    LABEL, STEP = "Diameter (Å)", 1.0
+
+    def __init__(self, parent: Any, title: str, sources: Sequence[Source],
+                 value: float | None) -> None:
+        self.value = value
         super().__init__(parent, title, sources)
 
-    def _diameter(self, value: float) -> float:
-        """The ball's diameter (angstrom) of a slider's value."""
-        return 2.0 * value * self.shown.voxel_size_angst if self._is_voxels else value
+    def diameter(self) -> float:
+        """The ball's diameter (angstrom)."""
+        return float(self.value or 0.0)
 
-    def _limits(self) -> tuple[float, float]:
-        if self._is_voxels:
-            return 0.5, self.picture.n / 2 - 1
+    def limits(self) -> tuple[float, float]:
+        """The values that fit the map shown."""
         return self.picture.limits
+
+    def suggested(self) -> float:
+        """The value to start with when the form has none."""
+        return self.picture.suggested()
+
+    def words(self) -> str:
+        """The value in words, or nothing: as a diameter."""
+        return ""
 
     def addControls(self, frame: Any) -> None:
         self.picture = BallPicture(self.shown)
-        start = self.value if self.value is not None else self._suggested()
-        low, high = self._limits()
-        self.size = self.slider(frame, self._label, low, high, 0.5 if self._is_voxels else 1.0,
-                                start)
+        start = self.value if self.value is not None else self.suggested()
+        self.size = self.slider(frame, self.LABEL, *self.limits(), self.STEP, start)
         self.z = self.slider(frame, "Slice z", 0, self.picture.n - 1, 1, self.picture.n // 2)
-
-    def _suggested(self) -> float:
-        return self.picture.n / 6 if self._is_voxels else self.picture.suggested()
 
     def sourceChanged(self) -> None:
         self.picture = BallPicture(self.shown)
-        low, high = self._limits()
-        self.size.configure(from_=math.ceil(low), to=high)
+        low, high = self.limits()
+        self.size.configure(from_=math.ceil(low / self.STEP) * self.STEP, to=high)
         self.z.configure(to=self.picture.n - 1)
         self.z.set(self.picture.n // 2)
 
     def draw(self) -> None:
         self.value = float(self.size.get())
-        self.picture.draw(
-            self.figure, int(self.z.get()), self._diameter(self.value), self._is_voxels)
+        self.picture.draw(self.figure, int(self.z.get()), self.diameter(), self.words())
+
+
+class ShiftDialog(BallDialog):
+    """The ball in which a particle's centre may lie; `value` in voxels of the particles.
+
+    A reference that is shown may have other voxels.
+    """
+
+    LABEL, STEP = "Largest shift (voxels)", 0.5
+
+    def __init__(self, parent: Any, title: str, sources: Sequence[Source], value: float | None,
+                 voxel_size_angst: float) -> None:
+        self._voxel_size = voxel_size_angst
+        super().__init__(parent, title, sources, value)
+
+    def diameter(self) -> float:
+        return 2.0 * float(self.value or 0.0) * self._voxel_size
+
+    def limits(self) -> tuple[float, float]:
+        width = self.picture.n * self.shown.voxel_size_angst / self._voxel_size
+        return self.STEP, max(width / 2.0 - 1.0, 2.0 * self.STEP)
+
+    def suggested(self) -> float:
+        return (self.limits()[1] + 1.0) / 3.0  # a sixth of the box, as when the row is empty
+
+    def words(self) -> str:
+        return f"up to {self.value:g} voxels = {0.5 * self.diameter():.0f} Å from the centre"
 
 
 # ------------------------------------------------------------------------------------- bands

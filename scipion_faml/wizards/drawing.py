@@ -72,9 +72,7 @@ class BallPicture:
         found = measured_diameter(self.shown.volume) * self.shown.voxel_size_angst
         return float(np.clip(found, low, high))
 
-    def draw(
-        self, figure: Figure, z: int, diameter_angst: float, is_radius: bool = False
-    ) -> None:
+    def draw(self, figure: Figure, z: int, diameter_angst: float, words: str = "") -> None:
         """Slice z, and the central slices across y and x, with the ball's edge."""
         volume, n = self.shown.volume, self.n
         radius, centre = 0.5 * diameter_angst / self.shown.voxel_size_angst, n // 2
@@ -89,10 +87,8 @@ class BallPicture:
             if abs(depth) < radius:
                 cut = float(np.sqrt(radius**2 - depth**2))
                 circle(axes, centre, centre, cut, MASK_COLOUR)
-        words = (f"up to {0.5 * diameter_angst:.0f} Å = {radius:.1f} voxels from the centre"
-                 if is_radius else
-                 f"{diameter_angst:.0f} Å = {2 * radius:.1f} voxels, "
-                 f"{200.0 * radius / n:.0f} % of the box")
+        words = words or (f"{diameter_angst:.0f} Å = {2 * radius:.1f} voxels, "
+                          f"{200.0 * radius / n:.0f} % of the box")
         figure.suptitle(f"{self.shown.name}: {words}", fontsize=9)
 
 

@@ -73,11 +73,13 @@ class FamlShiftWizard(FamlWizard):
     _targets = [(ProtFamlClassify, ["maxShift"]), (ProtFamlAlign, ["maxShift"])]
 
     def helpWith(self, form):
-        from .dialogs import BallDialog  # opens windows
+        from .dialogs import ShiftDialog  # opens windows
 
-        dialog = BallDialog(
-            form.root, "Where a particle's centre may lie (FAML)", particle_sources(form.protocol),
-            form.protocol.maxShift.get(), "Largest shift (voxels)", is_radius_in_voxels=True)
+        shown = particle_sources(form.protocol)
+        dialog = ShiftDialog(
+            form.root, "Where a particle's centre may lie (FAML)", shown,
+            form.protocol.maxShift.get(),
+            float(form.protocol.inputSubtomograms.get().getSamplingRate()))
         if dialog.resultYes():
             form.setVar("maxShift", dialog.value)
 

@@ -450,7 +450,30 @@ def test_a_mask_is_chosen_in_its_window(project, wizards, particles, root):
     assert run.particleDiameter.get() == 140
     in_dialog(root, wizards["FamlMaskWizard"], Form(run), lambda d: d.size.set(60), "Cancel")
     assert run.particleDiameter.get() == 140
-    in_dialog(root, wizards["FamlShiftWizard"], Form(run), lambda d: (d.size.set(2), d.redraw()))
+
+
+def test_a_shift_counts_the_particles_voxels_on_a_reference_of_other_voxels(
+    project, wizards, particles, tomograms, root
+):
+    """Particles of 16 voxels of 20 A; the reference has a box of its own."""
+    from scipion_faml.wizards.sources import Shown
+
+    run = project.new("ProtFamlAlign", {"inputSubtomograms": (particles, "subtomograms"),
+                                        "inputReference": (particles, "trueAverages.1")})
+
+    def act(dialog):
+        assert dialog.size.get() == 2.5  # a sixth of the box is 2.67; steps of a half
+        dialog.size.set(2)
+        dialog.redraw()
+        assert dialog.figure.axes[0].patches[0].radius == pytest.approx(2.0)
+        volume = np.zeros((40, 40, 40), dtype=np.float32)
+        volume[20, 20, 20] = 1.0
+        dialog.shown = Shown("finer", volume, 10.0)
+        dialog.sourceChanged()
+        dialog.redraw()
+        assert dialog.figure.axes[0].patches[0].radius == pytest.approx(4.0)
+
+    in_dialog(root, wizards["FamlShiftWizard"], Form(run), act)
     assert run.maxShift.get() == 2
 
 
