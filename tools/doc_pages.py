@@ -250,6 +250,10 @@ def protocol_page(name: str, cls: type, docs: Path) -> str:
     if note.is_file():
         parts.append("## How to read the result\n\n" + note.read_text().strip() + "\n")
     parts.append("## Parameters\n\n" + _parameters([row for row in rows if not row.takes]))
+    pattern = f"shot_*Wizard_{name.removeprefix('ProtFaml')}.png"
+    if wizards := sorted((docs / "images").glob(pattern)):
+        parts.append("## Wizards\n\nThe magic wand beside a row opens one of these.\n")
+        parts += [f"![{path.stem.split('_')[1]}](../images/{path.name})\n" for path in wizards]
     return "\n".join(parts)
 
 

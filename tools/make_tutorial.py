@@ -2,18 +2,20 @@
 
     python tools/make_tutorial.py FOLDER
 
-FOLDER is where the commands run; what is finished there is not run again.
+FOLDER is where the commands run; what is finished there is not run again. The picture of the window
+(tutorial_window.png) is a screenshot of the project that the tutorial's steps in the window make.
 """
 
 from __future__ import annotations
 
-import shutil
+import io
 import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from doc_commands import run_all
+from PIL import Image
 
 from scipion_faml import plots
 from scipion_faml.io import read_cube, read_volume
@@ -47,8 +49,14 @@ def draw(folder: Path, images: Path) -> None:
             ["average, class 1", "average, class 2", "true GroEL", "true ribosome"], VOXEL_SIZE),
     }
     for name, figure in pictures.items():
-        (images / f"tutorial_{name}.png").write_bytes(plots.png_bytes(figure))
-    shutil.copy(folder / "picks.png", images / "tutorial_picks.png")
+        _write_small(images / f"tutorial_{name}.png", plots.png_bytes(figure))
+    _write_small(images / "tutorial_picks.png", (folder / "picks.png").read_bytes())
+
+
+def _write_small(path: Path, png: bytes) -> None:
+    """Write a picture with few colours: all are kept with the source code."""
+    picture = Image.open(io.BytesIO(png)).convert("RGB").quantize(96)
+    picture.save(path, optimize=True)
 
 
 def _maps(folder: Path, *names: str) -> np.ndarray:

@@ -66,21 +66,48 @@ def test_every_protocol_has_its_verb_and_a_note_on_its_result(doc_pages):
         assert doc_pages.verbs_of(cls), f"no verb of {name} was found in its code"
 
 
-def test_the_tutorial_names_rows_and_protocols_that_exist(doc_pages):
+def tutorial_steps(doc_pages):
+    """The steps in the window: protocol's class, path in the tree, and rows with their values."""
     classes = {cls._label: cls for cls in doc_pages.protocols().values()}
     parts = re.findall(r"\*\*In the window:\*\* (.*?)\n\n(\|.*?)\n\n", TUTORIAL.read_text(),
                        re.DOTALL)
     assert len(parts) == 5
     for where, table in parts:
         *path, label = re.findall(r"\*([^*]+)\*", where)
-        cls = classes[label]
-        assert doc_pages.tree_path(cls.__name__) == " > ".join(path)
-        rows = {row.label for row in doc_pages.rows_of(cls)}
+        rows = {row.label: row for row in doc_pages.rows_of(classes[label])}
+        values = []
         for line in table.splitlines()[2:]:
+            name, value = (cell.strip() for cell in line.strip("|").split("|"))
             # `Size (voxels): x` is the row x of the line Size.
-            name = line.split("|")[1].strip()
             of_line = re.sub(r"^(.*) (\(.*\)): (.*)$", r"\1: \3 \2", name)
-            assert name in rows or of_line in rows, name
+            assert name in rows or of_line in rows, f"{label} has no row {name}"
+            values.append((rows.get(name) or rows[of_line], value))
+        yield classes[label], path, values
+
+
+def test_the_tutorial_names_rows_and_protocols_that_exist(doc_pages):
+    for cls, path, values in tutorial_steps(doc_pages):
+        assert doc_pages.tree_path(cls.__name__) == " > ".join(path)
+        assert values
+
+
+@pytest.mark.slow
+def test_the_tutorials_forms_lead_to_the_truth(doc_pages, project):
+    runs = []
+    for cls, _, values in tutorial_steps(doc_pages):
+        protocol = project.new(cls.__name__)
+        for row, value in values:
+            attribute = getattr(protocol, row.name)
+            if source := re.fullmatch(r"the output \*(\w+)\* of step (\d)", value):
+                attribute.set(runs[int(source[2]) - 1])
+                attribute.setExtended(source[1])
+            else:
+                attribute.set(value == "Yes" if row.kind == "BooleanParam" else value)
+        runs.append(project.finished(protocol))
+    judged = runs[-1].results()
+    assert judged["picks"]["recall"] == 1.0
+    assert judged["classes"]["f1_mean"] > 0.95
+    assert judged["poses"]["rotation_median_deg"] < 3.0
 
 
 def test_the_queue_of_the_facility_page_makes_a_script(doc_pages, tmp_path):
