@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import logging
 import queue
+import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 import uuid
 import warnings
@@ -23,7 +25,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
-from threading import Lock
 from typing import Any, TypeVar
 
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -60,7 +61,7 @@ class WorkerDesk:
         self.cache_bytes = cache_bytes
         self._kept: tuple[str, Any] | None = None
         self._opened: tuple[str, OpenedJob] | None = None
-        self._lock = Lock()
+        self._lock = threading.Lock()
         self._one_thread = threadpool_limits(limits=1, user_api="blas")
 
     def kept(self, key: str, make: Callable[[], Any]) -> Any:
@@ -90,6 +91,12 @@ def _desk_of(worker: Any) -> WorkerDesk:
     return desk
 
 
+def dask_setup(worker: Any) -> None:
+    """Called by Dask in each process of `local_cluster`: Ctrl-C is for who started it."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _versions() -> dict[str, str]:
     """What must be the same everywhere: results would differ, or nothing fit together."""
     from importlib.metadata import PackageNotFoundError, version
@@ -109,14 +116,13 @@ def _processor() -> str:
                  if p["user_api"] == "blas"), "")
 
 
-def _check_versions(here: Mapping[str, str]) -> None:
-    """Raise a ClusterError where this worker has another version than the program it works for."""
-    found = _versions()
+def _compare(found: Mapping[str, str], here: Mapping[str, str], host: str) -> None:
+    """Raise a ClusterError where a worker has other versions than the program it works for."""
     for name, wanted in here.items():
         if found.get(name) != wanted:
             raise ClusterError(
-                f"worker on {socket.gethostname()} has {name} {found.get(name, 'not at all')}, "
-                f"this program {wanted}: install the same versions everywhere")
+                f"worker on {host} has {name} {found.get(name, 'not at all')}, this program "
+                f"{wanted}: install the same versions everywhere")
 
 
 def _work(
@@ -124,7 +130,7 @@ def _work(
     versions: Mapping[str, str],
 ) -> Any:
     """Do a block of a job on a worker."""
-    _check_versions(versions)
+    _compare(_versions(), versions, socket.gethostname())
     job = _desk_of(_needed("distributed").get_worker()).opened(job_key, recipe)
     job.learn(rows)
     try:
@@ -166,6 +172,7 @@ class DaskExecutor:
     client: Any  # distributed.Client
     n_threads: int = 1
     patience_seconds: float = 300.0  # without any worker
+    revive: Callable[[], None] = field(default=lambda: None)  # called while there is no worker
     is_here: bool = field(default=False, init=False)
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
@@ -199,7 +206,7 @@ class _Call:
         self.groups, self.on_done = groups, on_done
         self.key = f"faml-{uuid.uuid4().hex[:12]}"
         self.events: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-        self.watch = _Watch(self.client, executor.patience_seconds)
+        self.watch = _Watch(self.client, executor.patience_seconds, executor.revive)
         self.blocks: list[Any] = []
         self.totals: list[Any] = []
 
@@ -245,11 +252,19 @@ class _Call:
             self.watch.progress()
             if index >= 0 and self.blocks[index].status == "finished":
                 self.on_done(block)
+        if future.status != "finished":
+            self._raise_first()
         result = self.client.gather(future, direct=True)
         self.totals[number] = None
         if number == len(self.totals) - 1:
             self._report_rest()
         return result
+
+    def _raise_first(self) -> None:
+        """Raise what went wrong first: sums of blocks that failed say less."""
+        for future in self.blocks:
+            if future.status == "error":
+                raise future.exception()
 
     def _report_rest(self) -> None:
         """Tell of blocks whose events were not looked at."""
@@ -274,6 +289,7 @@ class _Watch:
 
     client: Any
     patience_seconds: float
+    revive: Callable[[], None]
     _alive: float = field(default_factory=time.monotonic)
 
     def progress(self) -> None:
@@ -289,7 +305,7 @@ class _Watch:
             return self.progress()
         waited = time.monotonic() - self._alive
         if waited < self.patience_seconds:
-            return None
+            return self.revive()
         if workers:
             raise ClusterError(
                 f"all {len(workers)} workers have stopped for lack of memory, {waited:.0f} s ago: "
@@ -324,10 +340,16 @@ def _explained(client: Any) -> Iterator[None]:
         raise ClusterError(
             f"a worker cannot load the program ({error}): install the same versions "
             "everywhere") from None
-    except (OSError, ClusterError) as error:
+    except RuntimeError as error:
+        if "deserialization of the task graph" not in str(error):
+            raise
+        raise ClusterError(
+            "the Dask scheduler cannot load the program: install the same versions where it runs, "
+            "too") from None
+    except OSError:
         if client.status != "running":
             raise ClusterError(_lost(client)) from None
-        raise error
+        raise
     except Exception as error:
         if type(error).__name__ in ("FutureCancelledError", "CancelledError"):
             raise ClusterError(_lost(client)) from None
@@ -347,8 +369,10 @@ def _needed(module: str) -> Any:
 
 def _quiet() -> None:
     """Dask logs a page for every worker that goes; what matters is said in one line."""
-    for name in ("distributed", "asyncio", "dask_jobqueue"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    roots = ("distributed", "dask_jobqueue", "tornado", "asyncio")
+    for name in (*roots, *logging.root.manager.loggerDict):
+        if name.split(".")[0] in roots:  # some have a level of their own
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", message="(?s).*Mismatched versions found.*")
 
 
@@ -368,7 +392,7 @@ def _executor(
     try:
         _wait_for_workers(client, n_wait, patience_seconds, where)
         with _explained(client):
-            _check_workers(client.run(_about_worker))
+            _check_workers(client.run(_about_worker, on_error="return"))
         yield DaskExecutor(client, n_threads, patience_seconds)
     finally:
         with suppress(Exception):
@@ -390,16 +414,18 @@ def _wait_for_workers(client: Any, n_wait: int, patience_seconds: float, where: 
             "with --worker-timeout") from None
 
 
-def _check_workers(workers: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise a ClusterError where versions differ; warn where processors do."""
+def _check_workers(answers: Mapping[str, Any]) -> None:
+    """Raise a ClusterError where versions differ; warn where processors do.
+
+    A worker that is about to leave gives no answer but an OSError.
+    """
+    for answer in answers.values():
+        if isinstance(answer, Exception) and not isinstance(answer, OSError):
+            raise answer
+    workers = {k: v for k, v in answers.items() if not isinstance(v, Exception)}
     here = _versions()
     for worker in workers.values():
-        for name, wanted in here.items():
-            if worker["versions"].get(name) != wanted:
-                raise ClusterError(
-                    f"worker on {worker['host']} has {name} "
-                    f"{worker['versions'].get(name, 'not at all')}, this program {wanted}: "
-                    "install the same versions everywhere")
+        _compare(worker["versions"], here, worker["host"])
     kinds = sorted({worker["processor"] for worker in workers.values()} | {_processor()})
     if len(kinds) > 1:
         logger.warning("processors differ (%s): the last bits of results depend on which did what",
@@ -442,8 +468,9 @@ def local_cluster(
     _quiet()
     settings: dict[str, Any] = {
         "n_workers": n_workers, "threads_per_worker": 1, "processes": True, "host": "127.0.0.1",
-        "dashboard_address": None, "silence_logs": logging.CRITICAL,
+        "dashboard_address": "127.0.0.1:0", "silence_logs": logging.CRITICAL,
         "memory_limit": "auto" if memory_bytes is None else memory_bytes // n_workers,
+        "preload": "scipion_faml.cluster",
         **(options or {}),
     }
     with tempfile.TemporaryDirectory(prefix="faml-dask-") as folder, \
@@ -452,6 +479,8 @@ def local_cluster(
         cluster = _made(distributed.LocalCluster, settings)
         with _closing(cluster), _executor(
                 cluster, n_workers, n_workers, patience_seconds, "this machine") as executor:
+            # A worker that did not come back in time is given up by its nanny.
+            executor.revive = lambda: cluster.scale(n_workers)
             yield executor
 
 
