@@ -75,8 +75,8 @@ def class_orientations(
 def orientation_maps(rotations: Mapping[str, FloatArray], what: str = AXIS) -> Figure:
     """Return maps {title: rotations (N, 3, 3)} of `directions`, points over their density."""
     shown = list(rotations.items())[:MAX_MAPS]
-    n_columns = min(len(shown), 2) if len(shown) < 5 else 3
-    n_rows = -(-len(shown) // max(n_columns, 1))
+    n_columns = max(min(len(shown), 2), 1) if len(shown) < 5 else 3
+    n_rows = max(-(-len(shown) // n_columns), 1)
     figure = new_figure(4.3 * n_columns + 0.9, 2.5 * n_rows + 0.5)
     grid = [axes for row in grid_of(figure, n_rows, n_columns, projection="mollweide")
             for axes in row]

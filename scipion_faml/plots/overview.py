@@ -80,10 +80,11 @@ def _progress(state: RunState) -> list[Finding]:
     times = f"{done} iteration" + ("s" if done > 1 else "")
     if state.result.get("converged"):
         return [(GOOD, f"Converged after {times}{moved}.")]
+    if not state.result:
+        return [(PLAIN, f"{times} so far{moved}.")]
     if change is not None and change > STILL_DEG:
-        more = ": give it more" if state.result else ""
-        return [(DOUBT, f"{times}{moved}{more}.")]
-    return [(PLAIN, f"{times}{moved}." if state.result else f"{times} so far{moved}.")]
+        return [(DOUBT, f"{times}{moved}: give it more.")]
+    return [(PLAIN, f"{times}{moved}.")]
 
 
 def _sizes_in_words(counts: FloatArray) -> Finding:
