@@ -1,4 +1,7 @@
-"""Opens the reports of a run in the browser."""
+"""A row of every viewer's form that opens the reports of a run in the browser.
+
+A viewer of runs has it by naming it among its groups: `_groups = (..., REPORT_GROUP)`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,9 @@ from pathlib import Path
 from pyworkflow.viewer import View
 
 from scipion_faml.report import collected
+
+from .figure_view import NothingToShow
+from .run_viewer import Row
 
 NO_REPORT = (
     "The run has no report yet. It is written when a command ends (a classification writes it "
@@ -35,9 +41,22 @@ class ReportView(View):
         webbrowser.open_new_tab(self.page().as_uri())
 
 
-def report_views(viewer, protocol):
-    """Return what a viewer's row "Open the report" shows: the page, or why there is none."""
-    paths = protocol.reportPaths()
+def report_view(viewer):
+    """Return the view of the reports of a viewer's run.
+
+    Raises
+    ------
+    NothingToShow
+        If the run has left none.
+    """
+    paths = viewer.protocol.reportPaths()
     if not paths:
-        return [viewer.infoMessage(NO_REPORT, "FAML")]
-    return [ReportView(paths, protocol.getRunName())]
+        raise NothingToShow(NO_REPORT)
+    return ReportView(paths, viewer.heading())
+
+
+REPORT_ROW = Row(
+    "openReport", "Open the report", report_view,
+    "What was run, what came out and how to cite it: one file for the browser, which may be "
+    "mailed.")
+REPORT_GROUP = ("Report", (REPORT_ROW,))
