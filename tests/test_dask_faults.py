@@ -207,3 +207,45 @@ def test_no_process_outlives_a_run_that_is_stopped(star, in_threads, tmp_path, s
     time.sleep(0.1)
     assert finish(start(star, output, "enhanced", "--executor", "dask", "--workers", "1"))[0] == 0
     assert outputs(output) == in_threads["enhanced"]
+
+
+# ---------------------------------------------------------------------------------------- queues
+SUBMIT = """#!/bin/sh
+# Runs a job script at once, as a queue would later; prints what the queue prints.
+script=$(mktemp) && cat "${@: -1}" > "$script" && cp "$script" "$FAKE_QUEUE/last_job"
+setsid sh "$script" > "$FAKE_QUEUE/log" 2>&1 < /dev/null &
+echo $! >> "$FAKE_QUEUE/jobs"
+echo "%s$!%s"
+"""
+CANCEL = """#!/bin/sh
+for job in "$@"; do kill -TERM -- "-${job%%.*}" 2> /dev/null; done
+exit 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "submit", "cancel", "said"),
+    [("slurm", "sbatch", "scancel", ("Submitted batch job ", "")),
+     ("pbs", "qsub", "qdel", ("", ".server"))])
+def test_jobs_of_a_queue_do_the_work_and_end_with_it(
+        star, in_threads, tmp_path, kind, submit, cancel, said):
+    pytest.importorskip("dask_jobqueue")
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, text in ((submit, SUBMIT % said), (cancel, CANCEL.replace("%%", "%"))):
+        (folder / name).write_text(text.replace("#!/bin/sh", "#!/bin/bash"))
+        (folder / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}",
+                   "FAKE_QUEUE": str(tmp_path)}
+    words = [f"--cluster-option={word}" for word in (
+        "queue=long", "cores=1", "walltime=00:10:00", "jobs=2",
+        'job_extra_directives=["--comment=faml"]')]
+    run = start(star, tmp_path / "out", "paper", "--executor", kind, "--memory", "2", *words,
+                env=environment, cwd=tmp_path)
+    assert finish(run)[0] == 0
+    assert outputs(tmp_path / "out") == in_threads["paper"]
+    script = (tmp_path / "last_job").read_text()
+    assert "long" in script and "00:10:00" in script and "--comment=faml" in script
+    jobs = [int(line) for line in (tmp_path / "jobs").read_text().split()]
+    assert len(jobs) == 2
+    assert wait_until(lambda: not any(is_running(job) for job in jobs), 30)
