@@ -41,6 +41,7 @@ SHOWN_DPI = 94  # a picture has more dots than it is shown with: sharp on fine s
 # A picture of noise is several times smaller as JPEG, and looks the same; lines stay PNG.
 MAX_PNG_BYTES = 150_000
 JPEG_QUALITY = 88
+COLLECTION = "Reports of"  # how the first line begins of a page that collects others
 MAX_COLLECTED = 4_000_000  # letters of pictures on a page that collects reports
 
 # The badge of the first section: what a reader must know before anything else.
@@ -329,16 +330,28 @@ def _data_uri(png: bytes) -> str:
 
 
 # --------------------------------------------------------------------------------- collections
-def collected(paths: Sequence[Path], title: str, folder: Path) -> Report:
+class CollectedReports(Report):
+    """The first sections of several reports."""
+
+    states: dict[str, int]  # how many runs are in each of `STATES`
+
+    @property
+    def n_reports(self) -> int:
+        """How many reports were found."""
+        return sum(self.states.values())
+
+
+def collected(paths: Sequence[Path], title: str, folder: Path) -> CollectedReports:
     """Return one page with the first sections of several reports, and links to them.
 
-    Pictures are left out once they fill a page. Links are relative to `folder`.
+    Other pages and pages that collect are passed over. Pictures are left out once they fill a
+    page. Links are relative to `folder`.
     """
-    report, n_letters, states = Report(title, f"{len(paths)} reports"), 0, []
+    report, n_letters, states = CollectedReports(title), 0, []
     for path in paths:
         page = path.read_text(encoding="utf-8")
         short = re.search(r'<section id="s0" class="short (\w+)">.*?</section>', page, re.DOTALL)
-        if short is None:
+        if short is None or COLLECTION in page:
             continue
         body = re.sub(r"<h2>In short.*?</h2>", "", short[0]).removesuffix("</section>")
         body = re.sub(r"^<section[^>]*>", "", body)
@@ -350,9 +363,10 @@ def collected(paths: Sequence[Path], title: str, folder: Path) -> Report:
         name = _name_in(path, folder)
         report._add(f"{name}: {STATES[short[1]].lower()}",
                     f'{body}<p><a href="{link}">The whole report</a></p>')
-    counts = [f"{states.count(state)} {said.lower()}" for state, said in STATES.items()
-              if state in states]
-    return report.in_short([f"{len(states)} runs: {', '.join(counts)}."], _worst(states))
+    report.states = {state: states.count(state) for state in STATES if state in states}
+    counts = [f"{count} {STATES[state].lower()}" for state, count in report.states.items()]
+    report.in_short([f"{COLLECTION} {len(states)} runs: {'; '.join(counts)}."], _worst(states))
+    return report
 
 
 def _name_in(path: Path, folder: Path) -> str:

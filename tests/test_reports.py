@@ -160,11 +160,20 @@ def test_an_old_report_does_not_outlive_the_run_it_was_of(particles, tmp_path, m
 
 def test_several_reports_become_one_page(particles, classes, tmp_path):
     paths = [particles / "report.html", classes / "report.html"]
-    path = collected(paths, "All runs", particles.parent).write(tmp_path / "all.html")
-    text = path.read_text()
-    assert "2 runs:" in text and text.count("The whole report") == 2
+    output = particles.parent / "all.html"
+    for _ in range(2):  # the page itself is none of the reports
+        assert run(["reports", str(particles), str(classes), "--output", str(output)]) == 0
+    assert collected([*paths, output], "All", tmp_path).states == {"finished": 1, "doubt": 1}
+    text = output.read_text()
+    assert "Reports of 2 runs: 1 finished; 1 finished, with warnings." in text and text.count("The whole report") == 2
     assert 'href="classes/report.html"' in text and 'href="a%20%3Cb%3E' in text
     assert text.count("<img") >= 2
+
+
+def test_a_folder_without_reports_is_a_mistake(tmp_path, capsys):
+    assert run(["reports", str(tmp_path), "--output", str(tmp_path / "all.html")]) == 2
+    assert "runs leave report.html" in capsys.readouterr().err
+    assert not (tmp_path / "all.html").exists()
 
 
 def test_numbers_leave_out_curves_and_long_lists():

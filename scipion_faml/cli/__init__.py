@@ -38,6 +38,7 @@ VERBS = {
     "noise-control": "noise_control",
     "export-particles": "exchange",
     "import-particles": "exchange",
+    "reports": "reports",
     "demo": "demo",
 }
 
