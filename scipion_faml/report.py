@@ -111,7 +111,7 @@ th, td { text-align: left; padding: .28rem 1rem .28rem 0; border-bottom: 1px sol
          vertical-align: top; overflow-wrap: anywhere; }
 table.grid th, table.grid td { overflow-wrap: normal; white-space: nowrap; }
 table.grid thead th { white-space: normal; vertical-align: bottom; }
-table.grid td.long { white-space: normal; min-width: 18rem; overflow-wrap: anywhere; }
+table.grid td.long { white-space: normal; min-width: 11rem; overflow-wrap: anywhere; }
 thead th { color: var(--soft); font-weight: 600; }
 td.number, th.number { text-align: right; }
 tbody th { font-weight: 500; color: var(--soft); white-space: nowrap; }
@@ -138,6 +138,10 @@ a { color: var(--accent); }
   header { background: white; color: black; padding: 0; } header p { color: #444; }
   section { border: 0; border-radius: 0; padding: 0; margin: .9rem 0; }
   .short, .warning { padding-left: .8rem; }
+  .scroll { overflow: visible; } table { font-size: 8pt; } th, td { padding-right: .6rem; }
+  table.grid th, table.grid td, tbody th { white-space: normal; }
+  table.grid td.long { min-width: 0; } .page { padding: 0; max-width: none; }
+  @page { margin: 14mm; }
   figure, tr, pre { break-inside: avoid; } h2, h3 { break-after: avoid; } }
 """
 

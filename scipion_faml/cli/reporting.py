@@ -59,7 +59,7 @@ CITED = {
     "pick-dog": ("Voss2009",),
 }
 UNITS = (
-    (r"\bangstroms?\b", "Å"), (r"\bvoxels?\b", "voxels"), (r"\bdeg(rees?)?\b", "°"),
+    (r"\bangstroms?\b|Å", "Å"), (r"\bvoxels?\b", "voxels"), (r"\bdeg(rees?)?\b", "°"),
     (r"\bmicrometres?\b", "µm"), (r"\bseconds?\b", "s"),
 )
 
@@ -282,7 +282,7 @@ def settings_table(context: click.Context) -> pd.DataFrame:
             "value": _shown(context.params[name], meaning),
             "unit": unit_of(parameter, meaning),
             "": "given" if is_given else "default",
-            "meaning": re.sub(r"\s*\[default: [^]]*\]\s*$", "", meaning),
+            "meaning": re.sub(r"\s*\[default: [^]]*\]", "", meaning),
         })
     rows.sort(key=lambda row: row[""] != "given")
     return pd.DataFrame(rows)
