@@ -27,10 +27,12 @@ from tomo.protocols import ProtTomoBase
 from scipion_faml.convert import clones, tilt_range_of
 from scipion_faml.wedge import MissingWedge
 
+from .cluster_form import CLUSTER_ROWS
+
 # Form rows that say how a run is done, not what comes out of it.
 NOT_SETTINGS = {
     "runName", "runMode", "hostName", "numberOfThreads", "numberOfMpi", "binThreads",
-    "useQueue", "queueParams", "gpuList", "useGpu",
+    "useQueue", "queueParams", "gpuList", "useGpu", *CLUSTER_ROWS,
 }
 MAX_LINKS = 8  # to reports, in the summary
 

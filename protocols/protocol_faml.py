@@ -21,6 +21,7 @@ from scipion_faml import convert
 from scipion_faml.io import read_particles, write_particles
 from scipion_faml.symmetry import symmetry_rotations
 
+from .cluster_form import add_cluster, check_cluster, cluster_options
 from .protocol_base import ProtFamlBase, add_mask, add_tilt_range
 
 # In the order of the choices in the forms; saved projects store the position.
@@ -73,7 +74,7 @@ class _ProtFamlParticles(ProtFamlBase):
         """Average particles with known poses, and their halves, into extra/average."""
         averages = self.resultsFolder(settings, "average")
         self.runVerb("average", table, output=averages, overwrite=True,
-                     workers=self.programThreads(), **options)
+                     **cluster_options(self), **options)
         return [str(averages / "average.mrc")]
 
     def _averageOutputs(self):
@@ -190,6 +191,7 @@ class ProtFamlClassify(_ProtFamlParticles):
                       help="Of the first classes and orientations: the same seed gives the same "
                            "result.")
         add_tilt_range(form)
+        add_cluster(form)
         form.addParallelSection(threads=4, mpi=0)
 
     @staticmethod
@@ -291,7 +293,7 @@ class ProtFamlClassify(_ProtFamlParticles):
             iterations=iterations,
             mode=MODES[self.mode.get()], symmetry=self.symmetry.get() or "C1",
             mask=self._maskFile(), reference=self._referenceFiles(), max_shift=self.maxShift.get(),
-            low_pass=self.lowPass.get(), seed=self.seed.get(), workers=self.programThreads(),
+            low_pass=self.lowPass.get(), seed=self.seed.get(), **cluster_options(self),
             **(self._enhancedOptions() if self.isEnhanced() else self._paperOptions()))
         return [str(results / "particles.star")]
 
@@ -442,6 +444,7 @@ class ProtFamlClassify(_ProtFamlParticles):
             if n_references != classes:
                 errors.append(f"{n_references} starting average(s) for {classes} classes: give "
                               "one for each class, or none.")
+        check_cluster(self, errors)
         return errors
 
     def _warnings(self):
@@ -526,6 +529,7 @@ class ProtFamlAlign(_ProtFamlParticles):
             choices=SEARCH_LABELS, label="Search for poses",
             help="The exhaustive search misses fewer poses and takes many times longer.")
         add_tilt_range(form)
+        add_cluster(form)
         form.addParallelSection(threads=4, mpi=0)
 
     # --------------------------------------------------------------------------------- steps
@@ -544,8 +548,7 @@ class ProtFamlAlign(_ProtFamlParticles):
             reference=convert.mrc_file(self.inputReference.get(),
                                        self._getExtraPath("input", "reference.mrc")),
             search=SEARCHES[self.search.get()], max_shift=self.maxShift.get(),
-            low_pass=self.lowPass.get(),
-            workers=self.programThreads())
+            low_pass=self.lowPass.get(), **cluster_options(self))
         return [str(results / "particles.star")]
 
     def averageStep(self, settings):
@@ -571,6 +574,7 @@ class ProtFamlAlign(_ProtFamlParticles):
         if reference.getDim() and len(set(reference.getDim())) != 1:
             errors.append(f"The reference measures {reference.getDim()} voxels (x, y, z): a cube "
                           "is needed.")
+        check_cluster(self, errors)
         return errors
 
     def _summary(self):
@@ -615,6 +619,7 @@ class ProtFamlAverage(_ProtFamlParticles):
                  "frame: main axis along z, two-folds of Dn along x.")
         add_mask(form)
         add_tilt_range(form)
+        add_cluster(form)
         form.addParallelSection(threads=4, mpi=0)
 
     # --------------------------------------------------------------------------------- steps
@@ -651,6 +656,7 @@ class ProtFamlAverage(_ProtFamlParticles):
         if self.inputSubtomograms.get() is not None:
             self.checkSubtomograms(self.inputSubtomograms.get(), 2, errors)
         self._checkSymmetry(errors)
+        check_cluster(self, errors)
         return errors
 
     def _summary(self):
