@@ -4,11 +4,13 @@ from .protocol_evaluate import ProtFamlEvaluate
 from .protocol_exchange import ProtFamlExportParticles, ProtFamlImportParticles
 from .protocol_extract import ProtFamlExtractSubtomograms
 from .protocol_faml import ProtFamlAlign, ProtFamlAverage, ProtFamlClassify
+from .protocol_noise_control import ProtFamlNoiseControl
 from .protocol_pick_detector import ProtFamlPickDetector
 from .protocol_pick_dog import ProtFamlPickDog
 from .protocol_pick_template import ProtFamlPickTemplate
 from .protocol_simulate import ProtFamlSimulateSubtomograms, ProtFamlSimulateTomograms
 from .protocol_train_detector import ProtFamlTrainDetector
+from .protocol_validate import ProtFamlValidate
 
 __all__ = [
     "ProtFamlAlign",
@@ -18,10 +20,12 @@ __all__ = [
     "ProtFamlExportParticles",
     "ProtFamlExtractSubtomograms",
     "ProtFamlImportParticles",
+    "ProtFamlNoiseControl",
     "ProtFamlPickDetector",
     "ProtFamlPickDog",
     "ProtFamlPickTemplate",
     "ProtFamlSimulateSubtomograms",
     "ProtFamlSimulateTomograms",
     "ProtFamlTrainDetector",
+    "ProtFamlValidate",
 ]

@@ -130,6 +130,17 @@ def map_file(item: Volume, converted: Path | str) -> str:
     return str(target.resolve())
 
 
+def half_maps(item: Volume) -> tuple[str, str] | None:
+    """Return the files of an average's half maps: its own, or those beside it; None if none."""
+    names = [n for n in (item.getHalfMaps() or "").split(",") if n]
+    if len(names) != 2:
+        # The representative of a class knows none, but our runs write them beside it.
+        path = Path(item.getFileName() or "")
+        stem = "" if path.stem == "average" else f"{path.stem}_"
+        names = [str(path.with_name(f"{stem}half{h}.mrc")) for h in (1, 2)]
+    return (names[0], names[1]) if all(Path(n).is_file() for n in names) else None
+
+
 def _is_one_volume(name: str) -> bool:
     """Whether an MRC file holds a single volume, so that index 1 means all of it."""
     if Path(name).suffix.lower() not in MRC_SUFFIXES:
@@ -398,6 +409,12 @@ def same_images(truth: ParticleTable, found: ParticleTable) -> ParticleTable:
 def columns_of(path: Path | str) -> set[str]:
     """Return the column names of a STAR table's particles."""
     return set(read_particles(path).rows.columns)
+
+
+def class_numbers(path: Path | str) -> set[int]:
+    """Return the classes of a STAR table's particles; none where it has no classes."""
+    rows = read_particles(path).rows
+    return {int(k) for k in rows["rlnClassNumber"]} if "rlnClassNumber" in rows else set()
 
 
 def table_of(rows: pd.DataFrame, tomogram: Tomogram) -> ParticleTable:

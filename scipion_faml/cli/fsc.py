@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,9 +178,12 @@ def fsc(
 
 def _pairs(half1: Path, half2: Path | None, number: int | None) -> list[HalfMaps]:
     """The halves given, or those found."""
-    if half2 is not None:
-        return [HalfMaps("halves", (half1, half2))]
-    return find_halves(half1, number)
+    if half2 is None:
+        return find_halves(half1, number)
+    known = _halves(half1)
+    if known.files[1] == half2 != half1:  # those of a run, by their names
+        return [replace(known, number=number or known.number)]
+    return [HalfMaps("halves", (half1, half2), number)]
 
 
 def _particles_of(pair: HalfMaps) -> Path | None:
