@@ -20,6 +20,7 @@ import pandas as pd
 import starfile
 from numpy.typing import ArrayLike
 
+from scipion_faml import mrc
 from scipion_faml.geometry import (
     RigidTransforms,
     from_relion,
@@ -74,32 +75,18 @@ def write_labels(path: Path | str, labels: IntArray, voxel_size_angst: float) ->
 
 def _write_mrc(path: Path | str, values: ArrayLike, voxel_size_angst: float) -> None:
     """Write a volume whose bytes depend on its values and voxel size only."""
-    with replacing(path) as temporary, mrcfile.new(temporary, overwrite=True) as mrc:
+    with replacing(path) as temporary, mrcfile.new(temporary, overwrite=True) as file:
         # mrcfile's own label says the time of day: the same run would not give the same bits.
-        mrc.header.label[0] = MRC_LABEL
-        mrc.set_data(values)
-        mrc.set_volume()
-        mrc.voxel_size = voxel_size_angst
-
-
-@contextmanager
-def _open_mrc(path: Path | str, header_only: bool = False) -> Iterator[mrcfile.mrcfile.MrcFile]:
-    """Open an MRC file (also .gz, .bz2) for reading; every fault names the file."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        mrc = mrcfile.open(path, mode="r", header_only=header_only)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is not a readable MRC file ({error}): copy it again") from error
-    with mrc:
-        yield mrc
+        file.header.label[0] = MRC_LABEL
+        file.set_data(values)
+        file.set_volume()
+        file.voxel_size = voxel_size_angst
 
 
 def read_header(path: Path | str) -> tuple[tuple[int, int, int], float]:
     """Return the shape (z, y, x) and the voxel size (angstrom; 0 when unset) of an MRC file."""
-    with _open_mrc(path, header_only=True) as mrc:
-        header = mrc.header
-        return (int(header.nz), int(header.ny), int(header.nx)), float(mrc.voxel_size.x)
+    header = mrc.read_header(path)
+    return header.shape, header.voxel_size_angst
 
 
 def read_volume(path: Path | str) -> tuple[FloatArray, float]:
@@ -110,8 +97,8 @@ def read_volume(path: Path | str) -> tuple[FloatArray, float]:
     OSError, ValueError
         If the file is missing, truncated or no MRC, or if the volume has NaN or is constant.
     """
-    with _open_mrc(path) as mrc:
-        return check_volume(np.array(mrc.data), str(path)), float(mrc.voxel_size.x)
+    header, values = mrc.read_data(path)
+    return check_volume(values, str(path)), header.voxel_size_angst
 
 
 def read_cube(path: Path | str) -> tuple[FloatArray, float]:

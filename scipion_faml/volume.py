@@ -11,6 +11,9 @@ from scipy import ndimage
 from scipion_faml.geometry import RigidTransforms
 from scipion_faml.types import FloatArray, IntArray
 
+# Of voxels: sums of squares over a box stay finite, and above zero, in float32.
+LARGEST_VALUE, SMALLEST_RANGE = 1e15, 1e-15
+
 
 def check_volume(volume: FloatArray, name: str) -> FloatArray:
     """Return `volume` as float32 after checking it; `name` says in errors which one is wrong.
@@ -18,15 +21,20 @@ def check_volume(volume: FloatArray, name: str) -> FloatArray:
     Raises
     ------
     ValueError
-        If it is not three-dimensional, holds NaN or infinities, or is constant.
+        If it is not three-dimensional, holds NaN or infinities, is constant, or its values are so
+        large or small that their squares leave float32.
     """
     if volume.ndim != 3:
-        raise ValueError(f"{name} has {volume.ndim} dimensions, 3 are needed")
+        raise ValueError(f"{name} has {volume.ndim} dimensions, 3 are needed: give a volume")
     if not np.isfinite(volume).all():
         n_bad = int((~np.isfinite(volume)).sum())
         raise ValueError(f"{name} holds {n_bad} voxels that are NaN or infinite: exclude it")
-    if volume.min() == volume.max():
-        raise ValueError(f"{name} is constant ({float(volume.flat[0]):g}): exclude it")
+    low, high = float(volume.min()), float(volume.max())
+    if low == high:
+        raise ValueError(f"{name} is constant ({low:g}): exclude it")
+    if max(-low, high) > LARGEST_VALUE or high - low < SMALLEST_RANGE:
+        raise ValueError(f"{name} has values from {low:g} to {high:g}, which are no densities: "
+                         "rescale or exclude it")
     return np.ascontiguousarray(volume, dtype=np.float32)
 
 

@@ -11,10 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import mrcfile
 import numpy as np
 
-from scipion_faml import plots
+from scipion_faml import mrc, plots
 from scipion_faml.io import read_volume
 
 from .figure_view import FigureView, emptied
@@ -42,10 +41,7 @@ class Positions:
 
 def mapped(path: Path | str) -> np.ndarray:
     """Return the voxels [z, y, x] of an MRC file, read where they are looked at."""
-    try:
-        return mrcfile.mmap(path, mode="r").data
-    except ValueError:  # compressed, or not quite to the standard
-        return read_volume(path)[0]
+    return mrc.map_data(path)[1] if mrc.can_be_mapped(path) else read_volume(path)[0]
 
 
 def cut_radius(radius: np.ndarray, depth: np.ndarray) -> np.ndarray:

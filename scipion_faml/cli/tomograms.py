@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
-import mrcfile
 
+from scipion_faml import mrc
 from scipion_faml.cli.common import F
 from scipion_faml.io import VOXEL_SIZE_TOLERANCE, read_header, read_volume
 from scipion_faml.types import FloatArray
@@ -17,7 +17,6 @@ from scipion_faml.wedge import MissingWedge
 
 logger = logging.getLogger(__name__)
 
-FILE = click.Path(path_type=Path, dir_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 _tilt_options = (
     click.option("--tilt-min", type=float, default=None, help="Smallest tilt of the series, deg."),
@@ -52,18 +51,10 @@ def wedge_of(tilt_min: float | None, tilt_max: float | None) -> MissingWedge | N
 @contextmanager
 def open_tomogram(path: Path) -> Iterator[FloatArray]:
     """A tomogram [z, y, x], mapped into memory where the file allows; every fault names it."""
-    read_header(path)
-    if path.suffix in {".gz", ".bz2"}:  # cannot be mapped
+    if mrc.can_be_mapped(path):
+        yield mrc.map_data(path)[1]
+    else:
         yield read_volume(path)[0]
-        return
-    try:
-        mrc = mrcfile.mmap(path, mode="r")
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} is not a readable MRC file ({error}): copy it again") from error
-    with mrc:
-        if mrc.data.ndim != 3:
-            raise ValueError(f"{path} has {mrc.data.ndim} dimensions, a tomogram has 3")
-        yield mrc.data
 
 
 @contextmanager
