@@ -30,8 +30,9 @@ from scipion_faml.cli import VERBS, main
 ROOT = Path(__file__).resolve().parents[1]
 GENERAL = {"General"}  # Scipion's own section: name of the run, mode
 OF_SCIPION = {"Parallelization", "Streaming"}
-CLASS_ORDER = ["simulat", "pick", "train", "extract", "classif", "align", "average", "evaluat"]
-UNIT = re.compile(r"\((Å|deg|voxels|µm|secs|MB|kV|mm|%|1/Å|Å²|e/Å²)\)")
+CLASS_ORDER = ["simulat", "pick", "train", "extract", "classif", "align", "average", "evaluat",
+               "validat", "noise", "export", "import"]
+UNIT = re.compile(r"\((Å|deg|voxels|µm|secs|s|MB|GB|kV|mm|%|1/Å|Å²|e/Å²)\)")
 DEFAULT = re.compile(r"\s*\[default: ([^\]]*)\]")
 CODE = re.compile(r"(`[^`]+`|--[a-z][\w-]*|\b(?:rln|faml)[A-Z]\w*\*?\w*"
                   r"|\b\S+\.(?:star|mrc|csv|json|html)\b)")
@@ -200,7 +201,7 @@ def verbs_of(cls: type) -> list[str]:
         if not base.__module__.startswith("scipion_faml.protocols"):
             continue
         text = re.sub(r"\(\s+", "(", inspect.getsource(base))
-        named = set(re.findall(r'(?:runVerb\(|VERB = )"([a-z-]+)"', text))
+        named = set(re.findall(r'(?:runVerb\(|_verb\(|VERB = )"([a-z-]+)"', text))
         for helper in re.findall(r"self\.(_average\w+)\(", text):  # a step of a base
             found = re.search(r'runVerb\("([a-z-]+)"', re.sub(
                 r"\(\s+", "(", inspect.getsource(getattr(cls, helper))))

@@ -18,7 +18,7 @@ UNIT = re.compile(
     r"\bÅ|\bdeg(rees)?\b|°|\bvoxels?\b|\bµm\b|\bseconds?\b|\bsecs\b|\bstandard deviations?\b|"
     r"\bshells?\b|\bcycles\b|\bvariances?\b|\bratio\b|\bfactor\b|\bsteps?\b|\bpasses\b|"
     r"\bnumber\b|\bhow many\b|\bat most\b|\bat least\b|\bthis many\b|\btimes\b|\bprobability\b|"
-    r"\b0 to 1\b|\bcount\b|\bseed\b|\bcorrelation\b|%", re.IGNORECASE)
+    r"\(s\)|\bGB\b|\b0 to 1\b|\bcount\b|\bseed\b|\bcorrelation\b|%", re.IGNORECASE)
 
 
 pytestmark = pytest.mark.skipif(not TUTORIAL.is_file(), reason="needs the repository")
