@@ -72,6 +72,8 @@ RUNS: tuple[tuple[str, dict[str, tuple[str, str]], dict[str, Any]], ...] = (
     ("ProtFamlTrainDetector", {"inputCoordinates": (SIMULATED, "trueCoordinates")},
      {"epochs": 2, "diameters": "290, 190"}),
     ("ProtFamlExportParticles", {"inputParticles": ("ProtFamlClassify", "subtomograms")}, {}),
+    ("ProtFamlValidate", {"inputAverages": ("ProtFamlClassify", "classes"),
+                          "inputSubtomograms": ("ProtFamlClassify", "subtomograms")}, {}),
 )
 TINY: tuple[tuple[str, dict[str, tuple[str, str]], dict[str, Any]], ...] = (
     (SIMULATED, {}, {"structures": "groel, proteasome", "counts": "5", "sizeX": 88, "sizeY": 80,

@@ -54,7 +54,7 @@ def chosen(pointer, what):
 
 
 def filled(pointer, what):
-    """Return the set a pointer row points to, which has something in it.
+    """Return the set a pointer row points to, which has something in it; of classes their images.
 
     Raises
     ------
@@ -62,6 +62,7 @@ def filled(pointer, what):
         If nothing was chosen, or the set is empty or has no voxel size.
     """
     target = chosen(pointer, what)
+    target = target.getImages() if hasattr(target, "getImages") else target
     if not target.getSize():
         raise ValueError(f"The set of {what.removeprefix('the ')} is empty: choose another.")
     if not (target.getSamplingRate() or 0) > 0:

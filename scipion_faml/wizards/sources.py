@@ -95,8 +95,11 @@ def maps_of(name, items, folder) -> list[Source]:
     """Return a map, or those of a set."""
     if not hasattr(items, "iterItems"):
         return [map_of(name, items, folder)]
-    return [map_of(f"{name} {number}", item, folder)
-            for number, item in enumerate(convert.clones(items), 1)]
+    if hasattr(items, "iterRepresentatives"):  # classes
+        maps = [one.getRepresentative().clone() for one in items.iterItems()]
+    else:
+        maps = convert.clones(items)
+    return [map_of(f"{name} {number}", item, folder) for number, item in enumerate(maps, 1)]
 
 
 def tomograms_of(tomograms, folder) -> list[Source]:

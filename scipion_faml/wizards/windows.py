@@ -13,6 +13,7 @@ from scipion_faml.protocols import (
     ProtFamlPickDetector,
     ProtFamlPickDog,
     ProtFamlPickTemplate,
+    ProtFamlValidate,
 )
 from scipion_faml.protocols.protocol_pick_dog import FILTERS
 
@@ -25,9 +26,14 @@ from .numbers import template_diameter, template_model
 def particle_sources(protocol):
     """Return the mean of the particles and the maps of a form that has them."""
     folder = converted_folder(protocol)
-    images = filled(protocol.inputSubtomograms, "the subtomograms")
-    found = [sources.particles(images, folder)]
-    for name, word in (("inputReference", "reference"), ("inputReferences", "starting average")):
+    others = {"inputReference": "reference", "inputReferences": "starting average",
+              "inputAverages": "average"}
+    averages = getattr(protocol, "inputAverages", None)
+    found = []
+    if protocol.inputSubtomograms.get() is not None or averages is None or averages.get() is None:
+        images = filled(protocol.inputSubtomograms, "the subtomograms")
+        found = [sources.particles(images, folder)]
+    for name, word in others.items():
         pointer = getattr(protocol, name, None)
         if pointer is not None and pointer.get() is not None:
             found = sources.maps_of(word, pointer.get(), folder) + found
@@ -90,7 +96,7 @@ class FamlBandWizard(FamlWizard):
 
     NAMES = ("lowPass", "highPass")
     _targets = [(ProtFamlClassify, list(NAMES)), (ProtFamlAlign, ["lowPass"]),
-                (ProtFamlPickTemplate, list(NAMES))]
+                (ProtFamlPickTemplate, list(NAMES)), (ProtFamlValidate, ["snrLowPass"])]
 
     def helpWith(self, form):
         from .dialogs import BandDialog  # opens windows
@@ -104,12 +110,13 @@ class FamlBandWizard(FamlWizard):
             gain = gaussian_gain
         else:
             shown, gain = particle_sources(protocol), shell_gain
+        low_row = "lowPass" if hasattr(protocol, "lowPass") else "snrLowPass"
         has_high_pass = getattr(protocol, "highPass", None) is not None
         high_pass = protocol.highPass.get() if has_high_pass else None
         dialog = BandDialog(form.root, "What is compared (FAML)", shown, gain,
-                            protocol.lowPass.get(), high_pass, has_high_pass)
+                            getattr(protocol, low_row).get(), high_pass, has_high_pass)
         if dialog.resultYes():
-            set_or_empty(form, "lowPass", dialog.low_pass)
+            set_or_empty(form, low_row, dialog.low_pass)
             if has_high_pass:
                 set_or_empty(form, "highPass", dialog.high_pass)
 

@@ -499,6 +499,23 @@ def test_resolutions_are_chosen_and_emptied_in_their_window(project, wizards, pa
     assert run.lowPass.get() is None
 
 
+def test_classes_and_their_averages_are_shown_too(project, wizards, classified, root):
+    run = project.new("ProtFamlValidate", {"inputAverages": (classified, "classes")})
+
+    def act(dialog):
+        assert [s.name for s in dialog.sources] == ["average 1", "average 2"]
+        dialog.low.set(90)
+        dialog.is_low.set(1)
+        dialog.redraw()
+
+    in_dialog(root, wizards["FamlBandWizard"], Form(run), act)
+    assert run.snrLowPass.get() == 90
+    run.inputSubtomograms.set(classified)
+    run.inputSubtomograms.setExtended("classes")
+    wizards["FamlTiltRangeWizard"]().show(Form(run))
+    assert (run.tiltMin.get(), run.tiltMax.get()) == (-60, 60)
+
+
 def test_a_threshold_is_chosen_in_its_window(project, wizards, tomograms, root):
     run = project.new(
         "ProtFamlPickTemplate",
