@@ -12,6 +12,7 @@ from tomo.objects import SetOfAverageSubTomograms, SetOfClassesSubTomograms, Set
 
 from scipion_faml.cli.common import file_stamp
 
+from .cluster_form import add_cluster, check_cluster, cluster_options
 from .protocol_faml import ProtFamlClassify
 
 
@@ -50,6 +51,7 @@ class ProtFamlNoiseControl(ProtFamlClassify):
         form.addParam("seed", params.IntParam, default=0, expertLevel=params.LEVEL_ADVANCED,
                       label="Seed of the random phases",
                       help="The same seed gives the same particles.")
+        add_cluster(form)
         form.addParallelSection(threads=4, mpi=0)
 
     # --------------------------------------------------------------------------------- steps
@@ -64,7 +66,7 @@ class ProtFamlNoiseControl(ProtFamlClassify):
         """Run the control; the command continues from its own newest checkpoint."""
         results = self.resultsFolder(settings)
         self.runVerb("noise-control", self._runFolder(), output=results, iterations=iterations,
-                     phase_seed=self.seed.get(), workers=self.programThreads())
+                     phase_seed=self.seed.get(), **cluster_options(self))
         return [str(results / "particles.star")]
 
     def _runFolder(self):
@@ -93,10 +95,12 @@ class ProtFamlNoiseControl(ProtFamlClassify):
 
     # ---------------------------------------------------------------------------------- info
     def _validate(self):
+        errors = []
         run = self.inputRun.get()
-        if run is not None and not (Path(run._getExtraPath("results")) / "run.json").is_file():
-            return ["The classification has not finished: run it to its end first."]
-        return []
+        if run is not None and not (self._runFolder() / "run.json").is_file():
+            errors.append("The classification has not finished: run it to its end first.")
+        check_cluster(self, errors)
+        return errors
 
     def _warnings(self):
         return []

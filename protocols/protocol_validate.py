@@ -133,26 +133,33 @@ class ProtFamlValidate(ProtFamlBase):
         """FSC of half maps, symmetry, likeness to the model: of every average."""
         mask = self._maskFile()
         for number, (average, halves) in self._averages().items():
-            if halves:
-                self._judgeHalves(number, halves, mask)
-            if self.findSymmetry.get():
-                self._verb("find-symmetry", f"symmetry_{number:03d}", average,
-                           seed=self.seed.get())
-            if self.inputModel.get() is not None:
-                aligned = self._result(f"model_{number:03d}.mrc")
-                self._verb("evaluate-average", f"model_{number:03d}", average,
-                           reference=self._modelFile(), hand="best", aligned=aligned)
+            # An empty class must not keep the others from being judged.
+            with self.failureRecorded(f"class_{number:03d}"):
+                self._judgeAverage(number, average, halves, mask)
+
+    def _judgeAverage(self, number, average, halves, mask):
+        if halves:
+            self._judgeHalves(number, halves, mask)
+        if self.findSymmetry.get():
+            self._runVerb("find-symmetry", f"symmetry_{number:03d}", average,
+                          seed=self.seed.get())
+        if self.inputModel.get() is not None:
+            name = f"model_{number:03d}"
+            self._runVerb("evaluate-average", name, average, reference=self._modelFile(),
+                          hand="best", aligned=self._result(f"{name}.mrc"))
 
     def _judgeHalves(self, number, halves, mask):
         name, particles = f"fsc_{number:03d}", self._input("particles.star")
         is_directional = self.directional.get()
-        self._verb(
-            "fsc", name, *halves, mask=mask, seed=self.seed.get(), symmetry=self._symmetry(),
-            directional=is_directional, curve=self._result(f"{name}.csv"),
-            cone=self.cone.get() if is_directional else None,
-            directions=self._result(f"{name}_directions.csv") if is_directional else None,
-            particles=particles if is_directional and particles.exists() else None,
-            number=number if self._hasClass(particles, number) else None)
+        options = {}
+        if is_directional:
+            options = {"cone": self.cone.get(),
+                       "directions": self._result(f"{name}_directions.csv"),
+                       "particles": particles if particles.exists() else None,
+                       "number": number if self._hasClass(particles, number) else None}
+        self._runVerb("fsc", name, *halves, mask=mask, symmetry=self._symmetry(),
+                      seed=self.seed.get(), directional=is_directional,
+                      curve=self._result(f"{name}.csv"), **options)
 
     @staticmethod
     def _hasClass(table, number):
@@ -165,15 +172,16 @@ class ProtFamlValidate(ProtFamlBase):
         if not particles.exists():
             return
         if "rlnAngleRot" in convert.columns_of(particles):
-            self._verb("estimate-snr", "snr", particles, pairs=self.pairs.get(),
-                       low_pass=self.snrLowPass.get(), seed=self.seed.get())
-            self._verb("evaluate-orientations", "orientations", particles,
-                       symmetry=self._symmetry(), seed=self.seed.get())
+            self._runVerb("estimate-snr", "snr", particles, pairs=self.pairs.get(),
+                          low_pass=self.snrLowPass.get(), seed=self.seed.get())
+            self._runVerb("evaluate-orientations", "orientations", particles,
+                          symmetry=self._symmetry(), seed=self.seed.get())
         if others.exists():
-            self._verb("compare-runs", "agreement", particles, others, symmetry=self._symmetry(),
-                       no_averages=True, table=self._result("agreement.star"))
+            self._runVerb("compare-runs", "agreement", particles, others,
+                          symmetry=self._symmetry(), no_averages=True,
+                          table=self._result("agreement.star"))
 
-    def _verb(self, verb, name, *arguments, number=None, **options):
+    def _runVerb(self, verb, name, *arguments, number=None, **options):
         """Run one verb; its JSON, report and, where it draws one, picture have the same name."""
         if verb != "evaluate-average":
             options["figure"] = self._result(f"{name}.png")
@@ -273,7 +281,8 @@ class ProtFamlValidate(ProtFamlBase):
 
     def _summary(self):
         lines = [*halves_lines(self.resultsOf("fsc")), *symmetry_lines(self.resultsOf("symmetry")),
-                 *model_lines(self.resultsOf("model")), *particle_lines(self.results())]
+                 *model_lines(self.resultsOf("model")), *particle_lines(self.results()),
+                 *self.failureLines()]
         return lines or self.notReady()
 
     def _methods(self):
