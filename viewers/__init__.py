@@ -13,6 +13,7 @@ from .viewer_objects import (
     FamlParticlesViewer,
 )
 from .viewer_picks import FamlPicksViewer, FamlTrainingViewer
+from .viewer_validation import FamlNoiseControlViewer, FamlValidationViewer
 
 __all__ = [
     "FamlAlignViewer",
@@ -21,8 +22,10 @@ __all__ = [
     "FamlClassifyViewer",
     "FamlEvaluationViewer",
     "FamlFscViewer",
+    "FamlNoiseControlViewer",
     "FamlParticlesViewer",
     "FamlPicksViewer",
     "FamlTrainingViewer",
+    "FamlValidationViewer",
     "views_of",
 ]

@@ -14,6 +14,7 @@ from scipion_faml.io import COORDINATES, read_cube, read_particles, read_volume
 
 from ..protocols.protocol_evaluate import ProtFamlEvaluate, summary_lines
 from .figure_view import NothingToShow, SliderView
+from .report_view import REPORT_GROUP
 from .run_viewer import FamlRunViewer, Row, fsc_figure
 from .tabs_view import Tab, TabsView
 from .volume_views import GalleryView
@@ -67,6 +68,7 @@ class FamlEvaluationViewer(FamlRunViewer):
             Row("showFsc", "FSC with the true maps", lambda v: v.fsc(), tab="FSC",
                 why_not=lambda v: v.whyNoAverages()),
         )),
+        REPORT_GROUP,
     )
 
     # ------------------------------------------------------------------------- what was judged

@@ -14,6 +14,7 @@ from scipion_faml.io import read_cube
 from ..protocols.protocol_faml import ProtFamlAlign, ProtFamlAverage, ProtFamlClassify
 from .chimerax import NOT_FOUND, ChimeraXView, find_chimerax
 from .figure_view import NothingToShow
+from .report_view import REPORT_GROUP
 from .run_files import ClassificationFiles, Found, found_in_table
 from .run_viewer import NOT_FINISHED, FamlRunViewer, Row, fsc_figure, read_curves
 from .volume_views import GalleryView, NamedVolume, SlicesView, Surfaces, SurfaceView, VolumeSlices
@@ -121,6 +122,7 @@ class FamlClassifyViewer(AveragesRows, FamlRunViewer):
             Row("showViews", "Viewing directions", lambda v: v.orientations(plots.BEAM),
                 tab="Views", help=BEAM_HELP),
         )),
+        REPORT_GROUP,
     )
 
     def _defineChoices(self, form):
@@ -237,6 +239,7 @@ class FamlAlignViewer(AveragesRows, FamlRunViewer):
             Row("showViews", "Viewing directions", lambda v: v.orientations(plots.BEAM),
                 tab="Views", help=BEAM_HELP),
         )),
+        REPORT_GROUP,
     )
 
     def _average(self, name="average.mrc"):

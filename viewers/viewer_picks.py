@@ -20,7 +20,9 @@ from ..protocols.protocol_simulate import ProtFamlSimulateTomograms
 from ..protocols.protocol_train_detector import ProtFamlTrainDetector
 from .figure_view import NothingToShow
 from .picks_view import PicksOnSlices, PicksView, Positions
+from .report_view import REPORT_GROUP
 from .run_viewer import FamlRunViewer, Row
+from .tabs_view import Tab
 from .viewer_objects import FamlObjectViewer
 
 DEFAULT_BOX = 9  # voxels
@@ -34,6 +36,8 @@ class FamlPicksViewer(FamlObjectViewer):
                 ProtFamlSimulateTomograms]
 
     def view(self, obj):
+        if isinstance(obj, ProtFamlSimulateTomograms) and hasattr(obj, "trueAverages"):
+            return self._simulated(obj)
         if isinstance(obj, Protocol):
             outputs = [getattr(obj, name, None) for name in ("coordinates", "trueCoordinates")]
             obj = next((output for output in outputs if output is not None), None)
@@ -46,6 +50,16 @@ class FamlPicksViewer(FamlObjectViewer):
             raise NothingToShow("The tomograms of the positions are gone, or have other names.")
         pictures = PicksOnSlices([self._positions(obj, tomogram) for tomogram in tomograms])
         return PicksView(pictures, "Positions on slices", self.getParent())
+
+    def _simulated(self, run):
+        """Return the window of a simulation: true positions, and the maps they were made of."""
+        maps = [item.clone() for item in run.trueAverages.iterItems()]
+        titles = [item.getObjLabel() or f"map {item.getObjId()}" for item in maps]
+        volumes = [self.named(title, item) for title, item in zip(titles, maps, strict=True)]
+        return self.tabs([
+            Tab("Positions", partial(self.view, run.trueCoordinates)),
+            *self.mapTabs(volumes, titles, "True maps"),
+        ], "Simulated tomograms")
 
     def _positions(self, coordinates, tomogram):
         """Return what is drawn in one tomogram."""
@@ -85,6 +99,7 @@ class FamlTrainingViewer(FamlRunViewer):
             Row("showResult", "Result in words", lambda v: v.result(),
                 help="F1 of every class on what is held out, and its threshold."),
         )),
+        REPORT_GROUP,
     )
     _everything = False  # there is one picture
 

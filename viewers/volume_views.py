@@ -108,7 +108,7 @@ class SlicesView(FigureView):
         self._picture = tk.Frame(frame)
         # From the bottom up.
         self._cutoff = self._slider(frame, "low-pass (Å; left end: none)", 0.0,
-                                    self.slices.largest_cutoff(0), 1.0, 0.0)
+                                    self.slices.largest_cutoff(0), 1.0, 0.0, is_slow=True)
         self._contrast = self._slider(frame, "black and white at (s.d. from the mean)", 1.0, 10.0,
                                       0.5, CONTRAST)
         self._index = self._slider(frame, "slice", 0, self.slices.size(0, 0) - 1, 1,
@@ -119,13 +119,17 @@ class SlicesView(FigureView):
         self._other()
 
     def _slider(self, frame: Any, label: str, low: float, high: float, step: float,
-                value: float) -> Any:
+                value: float, is_slow: bool = False) -> Any:
         import tkinter as tk
 
         slider = tk.Scale(frame, label=label, from_=low, to=high, resolution=step,
                           orient="horizontal")
         slider.set(value)
-        slider.configure(command=self._update)
+        if is_slow:  # drawn when the mouse lets go
+            for event in ("<ButtonRelease-1>", "<KeyRelease>"):
+                slider.bind(event, self._update)
+        else:
+            slider.configure(command=self._update)
         slider.pack(side="bottom", fill="x")
         return slider
 

@@ -23,7 +23,7 @@ from scipion_faml.plots.slices import (
     slab,
     verdicts_near_slice,
 )
-from scipion_faml.plots.style import CLASS_COLOURS, COLOURS, GREY, png_bytes
+from scipion_faml.plots.style import CLASS_COLOURS, COLOURS, GREY, picture, png_bytes
 from scipion_faml.plots.volumes import (
     MAX_FACES,
     Mesh,
@@ -68,6 +68,7 @@ __all__ = [
     "orientation_maps",
     "orientations",
     "picks_on_slice",
+    "picture",
     "png_bytes",
     "pose_errors",
     "precision_recall_curves",

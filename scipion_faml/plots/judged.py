@@ -38,8 +38,9 @@ def confusion(
 def draw_confusion(
     axes: Axes, matrix: ArrayLike, row_names: Sequence[str] | None = None,
     column_names: Sequence[str] | None = None,
+    axis_names: tuple[str, str] = ("true class", "assigned class"),
 ) -> None:
-    """Draw a confusion matrix; the darker, the larger the share of a true class."""
+    """Draw a confusion matrix; the darker, the larger the share of its row."""
     counts = np.atleast_2d(np.asarray(matrix))
     n_rows, n_columns = counts.shape
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -53,8 +54,8 @@ def draw_confusion(
     axes.set_yticks(range(n_rows), rows, fontsize=8)
     if max((len(str(name)) for name in columns), default=0) * n_columns > CROWDED:
         axes.tick_params(axis="x", rotation=40)
-    axes.set_xlabel("assigned class")
-    axes.set_ylabel("true class")
+    axes.set_ylabel(axis_names[0])
+    axes.set_xlabel(axis_names[1])
     axes.spines[:].set_visible(False)
 
 
@@ -96,6 +97,8 @@ def evaluation_overview(
     errors: tuple[ArrayLike, ArrayLike] | None = None,
     curves: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
     title: str = "",
+    marks: Sequence[float] = (0.5,),
+    axis_names: tuple[str, str] = ("true class", "assigned class"),
 ) -> Figure:
     """Return the numbers in words, and below what was judged; what was not is left out.
 
@@ -104,17 +107,19 @@ def evaluation_overview(
     lines : sentences.
     confusion_matrix : counts, names of the rows and of the columns.
     errors : rotation errors (deg) and shift errors (voxels).
-    curves : FSC of averages with their true maps, {name: (frequency in 1/A, fsc)}.
+    curves : FSC, for example of averages with their true maps, {name: (frequency in 1/A, fsc)}.
+    marks : thresholds of the FSC.
+    axis_names : what rows and columns of the matrix are.
     """
     panels: list[Callable[[Axes], None]] = []
     if confusion_matrix is not None:
         matrix, rows, columns = confusion_matrix
-        panels.append(lambda axes: draw_confusion(axes, matrix, rows, columns))
+        panels.append(lambda axes: draw_confusion(axes, matrix, rows, columns, axis_names))
     if errors is not None:
         for name, values in _error_panels(*errors):
             panels.append(partial(_errors_into, name=name, errors=values))
     if curves:
-        panels.append(lambda axes: draw_fsc(axes, curves, marks=(0.5,)))
+        panels.append(lambda axes: draw_fsc(axes, curves, marks))
     wrapped = [textwrap.wrap(line, LINE) for line in lines]
     height = 0.22 * sum(map(len, wrapped)) + 0.3
     n_columns = min(max(len(panels), 1), 2)

@@ -17,6 +17,7 @@ GREY = "#5f6b7a"
 # On grey slices: without black and with a lighter blue.
 CLASS_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#4477FF")
 LEGEND_COLUMNS = 4
+PICTURE_DPI = 150.0
 
 
 def png_bytes(figure: Figure, dpi: int = 110) -> bytes:
@@ -24,6 +25,18 @@ def png_bytes(figure: Figure, dpi: int = 110) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
+
+
+def picture(pixels: FloatArray, dpi: float = PICTURE_DPI) -> Figure:
+    """Return a figure that is a picture (height, width, 3 or 4), such as a PNG read back."""
+    from matplotlib.figure import Figure
+
+    height, width = pixels.shape[:2]
+    figure = Figure(figsize=(width / dpi, height / dpi), facecolor="white")
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.imshow(pixels, aspect="auto", interpolation="antialiased")
+    axes.set_axis_off()
+    return figure
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -27,6 +27,7 @@ MAX_GALLERY_ROWS = 24
 SMALL_SURFACE = 112  # pixels across
 SURFACE_COLOURS = "bone"
 SMALL_BOX, FINER = 48, 2  # voxels of a box that is sampled more finely, and how much
+LARGE_BOX = 128  # voxels of a box from which on it is sampled more coarsely
 MAX_FACES = 25_000  # more triangles turn too slowly in matplotlib
 
 
@@ -203,23 +204,33 @@ def surface_mesh(
     marching_cubes: Any = measure.marching_cubes  # has no types
 
     fine = FINER if max(volume.shape) <= SMALL_BOX else 1
-    smooth = ndimage.zoom(_smoothed(volume), fine, order=3, grid_mode=True, mode="nearest")
+    smooth = _smoothed(volume)
+    if fine > 1:
+        smooth = ndimage.zoom(smooth, fine, order=3, grid_mode=True, mode="nearest")
     threshold = contour_level(volume) if level is None else level
     if not smooth.min() < threshold < smooth.max():
         return Mesh(np.zeros((0, 3)), np.zeros((0, 3), dtype=int), np.zeros((0, 3)))
-    for step in range(1, 17):
+    for step in range(max(1, max(volume.shape) // LARGE_BOX), 17):
         corners, faces, *_ = marching_cubes(smooth, threshold, step_size=step)
         if len(faces) <= max_faces:
             break
     # Voxel i of a finer grid lies at (i + 1/2) / fine - 1/2 of the volume's.
     corners = (corners + 0.5) / fine - 0.5
     vertices = (corners - np.array(volume.shape) // 2)[:, ::-1]
-    middle = corners[faces].mean(axis=1)
-    # The slope of the density turns more smoothly than the triangles do.
-    slope = np.stack([ndimage.map_coordinates(along, middle.T, order=1, mode="nearest")
-                      for along in np.gradient(_smoothed(volume))], axis=1)[:, ::-1]
-    normals = -slope / (np.linalg.norm(slope, axis=1, keepdims=True) + 1e-12)
-    return Mesh(vertices, faces, normals)
+    return Mesh(vertices, faces, -_slope_at(_smoothed(volume), corners[faces].mean(axis=1)))
+
+
+def _slope_at(volume: FloatArray, position_zyx: FloatArray) -> FloatArray:
+    """Unit vectors (P, 3), x y z, up the density; they turn more smoothly than triangles do."""
+    slope = np.empty(position_zyx.shape)
+    for axis in range(3):
+        half = 0.5 * np.eye(3)[axis]
+        ahead, behind = (
+            ndimage.map_coordinates(volume, (position_zyx + step).T, order=1, mode="nearest")
+            for step in (half, -half)
+        )
+        slope[:, 2 - axis] = ahead - behind
+    return slope / (np.linalg.norm(slope, axis=1, keepdims=True) + 1e-12)
 
 
 def _smoothed(volume: FloatArray) -> FloatArray:
