@@ -14,6 +14,7 @@ Names of the pictures:
 
     shot_project_window.png                 the project with its runs
     shot_<protocol class>_form.png          the form of a protocol
+    shot_<protocol class>_form2.png         its second tab, where it has one
     shot_<protocol class>_advanced.png      the same with the rows of advanced users
     shot_<wizard class>_<protocol>.png      the window of a wizard in the form of ProtFaml<protocol>
     shot_<viewer class>_form.png            what a viewer of a run offers
@@ -301,9 +302,13 @@ class Tour:
         if is_advanced:
             protocol.expertLevel.set(LEVEL_ADVANCED)
         window = yield from self.form_of(protocol, name)
-        if window is not None:
-            yield from self.shoot(window, name)
-            yield from self.closed(window)
+        if window is None:
+            return
+        yield from self.shoot(window, name)
+        for number, (book, tab) in enumerate(more_tabs(window), 2):
+            book.select(tab)
+            yield from self.shoot(window, f"{name}{number}")
+        yield from self.closed(window)
 
     def look_at_wizard(
         self, wizard_name: str, class_name: str, rows: list[str]
@@ -383,7 +388,8 @@ class Tour:
                 continue
             if self.wants(name):
                 yield from self.shoot(window, name)
-            for row in viewer._getVisualizeDict():
+            # "open...": other programs, such as a browser.
+            for row in [r for r in viewer._getVisualizeDict() if not r.startswith("open")]:
                 yield from self.look_at_row(viewer, row, f"shot_{kind.__name__}_{row}")
             yield from self.closed(window)
 
@@ -459,6 +465,20 @@ def texts_in(window: Any) -> Iterator[str]:
         if isinstance(widget, tkinter.Text):
             yield " ".join(widget.get("1.0", "end").split())
         yield from texts_in(widget)
+
+
+def more_tabs(window: Any) -> list[tuple[Any, str]]:
+    """Return the tabs of a form behind the first, without those that are Scipion's own."""
+    from tkinter import ttk
+
+    found, left = [], [window]
+    while left:
+        widget = left.pop(0)
+        left += widget.winfo_children()
+        if isinstance(widget, ttk.Notebook):
+            found += [(widget, tab) for tab in widget.tabs()[1:]
+                      if widget.tab(tab, "text") != "Streaming"]
+    return found
 
 
 def form_window(protocol: Any) -> Any:
