@@ -80,7 +80,7 @@ SLICES = Row("showSlices", "Slices", lambda v: v.slices(), tab="Slices",
              help="Scroll through an average across z, y or x; contrast and low-pass.")
 SURFACE = Row("showSurface", "Surface", lambda v: v.surface(), tab="Surface",
               help="An isosurface (marching cubes) to be turned, at a threshold of your choice.")
-CHIMERAX = Row("showChimerax", "Open in ChimeraX", lambda v: v.chimerax(), why_not=no_chimerax,
+CHIMERAX = Row("openChimerax", "Open in ChimeraX", lambda v: v.chimerax(), why_not=no_chimerax,
                help="All averages side by side, if ChimeraX is installed.")
 ORIENTATIONS_HELP = ("Equal-area map of where the particles' z axes point in the tomogram, with "
                      "its density: a gap is a preferred orientation.")

@@ -388,5 +388,5 @@ def test_without_chimerax_the_row_says_so(project, enhanced, monkeypatch, tmp_pa
     monkeypatch.delenv("CHIMERA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     viewer = viewer_of(project.project, enhanced)
-    assert "showChimerax" not in viewer._getVisualizeDict()
-    assert "CHIMERA_HOME" in viewer._definition.getParam("showChimerax").label.get()
+    assert "openChimerax" not in viewer._getVisualizeDict()
+    assert "CHIMERA_HOME" in viewer._definition.getParam("openChimerax").label.get()
