@@ -31,7 +31,7 @@ from scipion_faml.geometry import RigidTransforms, random_rotations
 from scipion_faml.types import FloatArray, IntArray
 from scipion_faml.volume import inscribed_sphere
 
-AXIS_STEP_DEG = 7.0
+AXIS_STEP_DEG = 8.0
 LARGEST_FOLD = 24
 MULTIPLES = 2  # of the largest fold, up to which orders are computed
 REACH = 0.42  # radius and half height of the cylinder, box sizes
@@ -39,8 +39,9 @@ NEAR_DEG = 15.0  # axes nearer to the one looked at say nothing about chance
 LEAST_POWER = 1e-4  # of all orders together, added to each: what is weaker is no structure
 # Maps without symmetry, smooth or noisy, stayed below one or the other.
 SIGNIFICANT_Z, SIGNIFICANT_CONTRAST = 6.0, 0.2
-N_REFINED = 6
-SCANNED_BOX, REFINED_BOX = 48, 64
+N_REFINED = 5
+PROMOTED = 0.35  # of an axis's contrast, below which orders between count as empty
+SCANNED_BOX, REFINED_BOX = 40, 56
 N_CONTROLS = 16  # other frames in which a group is tried
 LEAST_OF_CYCLIC = 0.75  # of the likeness under Cn that a larger group must reach
 SAME_FOLD = 2  # axes of one fold that are refined
@@ -67,37 +68,35 @@ class CyclicAxis:
 
 @dataclass(frozen=True, eq=False)
 class Cylinder:
-    """Cylindrical coordinates in which maps of n voxels are sampled."""
+    """Rings, in the ball of REACH n, on which maps of n voxels are sampled."""
 
-    radius: FloatArray  # (A,) voxels
-    height: FloatArray  # (B,)
-    turn: FloatArray  # (C,) rad
+    points: FloatArray  # (P, C, 3) xyz about the axis z, voxels from the centre; C turns of a ring
+    weight: FloatArray  # (P,) radius of every ring
     n_orders: int
 
     @staticmethod
     def of(n: int, largest_fold: int = LARGEST_FOLD) -> Cylinder:
-        """A cylinder in a box of n: one voxel apart, and two samples for each highest order."""
-        reach = np.arange(1, int(REACH * n) + 1) - 0.5
+        """Rings one voxel apart, with two samples for each highest order."""
         n_orders = min(MULTIPLES * largest_fold + largest_fold // 2, int(np.pi * REACH * n))
         n_turns = 2 * (n_orders + 1)
-        return Cylinder(
-            reach, np.arange(-int(REACH * n), int(REACH * n) + 1.0),
-            2 * np.pi * np.arange(n_turns) / n_turns, n_orders)
+        turn = 2 * np.pi * np.arange(n_turns) / n_turns
+        height = np.arange(-int(REACH * n), int(REACH * n) + 1.0)
+        radius = np.arange(1, int(REACH * n) + 1) - 0.5
+        z, rho = (grid.ravel() for grid in np.meshgrid(height, radius, indexing="ij"))
+        kept = z**2 + rho**2 < (REACH * n) ** 2
+        z, rho = z[kept, None], rho[kept, None]
+        points = np.stack(np.broadcast_arrays(rho * np.cos(turn), rho * np.sin(turn), z), axis=-1)
+        return Cylinder(points.astype(np.float32), rho[:, 0], n_orders)
 
     def powers(self, volume: FloatArray, axis: FloatArray, centre: FloatArray) -> FloatArray:
         """Return P_m of orders 1 to n_orders about an axis through a centre (voxels)."""
-        n = volume.shape[0]
-        z, rho, phi = np.meshgrid(self.height, self.radius, self.turn, indexing="ij")
-        inside = z[:, :, 0] ** 2 + rho[:, :, 0] ** 2 < (REACH * n) ** 2
-        points = np.stack(
-            [(rho * np.cos(phi))[inside], (rho * np.sin(phi))[inside], z[inside]], axis=-1)
-        xyz = points @ turn_to_z(axis) + centre + n // 2  # rows times R are R^T of each point
+        # Rows times R are R^T of each point: from the frame in which the axis is z.
+        xyz = self.points.reshape(-1, 3) @ turn_to_z(axis).astype(np.float32)
+        xyz += (centre + volume.shape[0] // 2).astype(np.float32)
         values = ndimage.map_coordinates(
-            volume, xyz.reshape(-1, 3)[:, ::-1].T, order=1, mode="constant"
-        ).reshape(xyz.shape[:2])
-        harmonics = np.fft.rfft(values, axis=1)[:, 1 : self.n_orders + 1]
-        weight = rho[:, :, 0][inside]  # of a ring's volume
-        power: FloatArray = weight @ (np.abs(harmonics) ** 2)
+            volume, xyz[:, ::-1].T, order=1, mode="constant", prefilter=False)
+        harmonics = np.fft.rfft(values.reshape(self.points.shape[:2]), axis=1)
+        power: FloatArray = self.weight @ (np.abs(harmonics[:, 1 : self.n_orders + 1]) ** 2)
         return power
 
 
@@ -197,13 +196,42 @@ def refined_axis(
     start = np.vstack([np.zeros(4), 1.5 * np.eye(4)])
     solution = optimize.minimize(
         lambda p: -share(p), np.zeros(4), method="Nelder-Mead",
-        options={"initial_simplex": start, "xatol": 0.02, "fatol": 1e-5, "maxfev": 160})
+        options={"initial_simplex": start, "xatol": 0.03, "fatol": 1e-4, "maxfev": 100})
     found_axis, found_centre = at(solution.x)
     power = cylinder.powers(ball, found_axis, found_centre)
-    # An axis of four copies is also half of one of eight.
+    # An axis of four copies is also half of one of eight; one of twelve is one of six, too.
     divisors = [d for d in range(2, fold + 1) if fold % d == 0 and d in scan.folds]
-    return max((_judged(d, found_axis, found_centre, power, scan) for d in divisors),
+    best = max((_judged(d, found_axis, found_centre, power, scan) for d in divisors),
                key=lambda one: one.z)
+    whole = _judged(whole_fold(power, best.fold, scan.folds), found_axis, found_centre, power, scan)
+    return whole if whole.is_significant else best
+
+
+def whole_fold(power: FloatArray, fold: int, folds: IntArray) -> int:
+    """Return the highest multiple of a fold that explains its power (M,) as well.
+
+    Orders that are multiples of the fold, but not of the higher one, must not stand out of those
+    that are multiples of neither.
+    """
+    level = np.log(power / power.sum() + LEAST_POWER)
+    order = np.arange(1, len(power) + 1)
+    best = fold
+    for higher in folds[(folds > fold) & (folds % fold == 0)]:
+        near = order <= 2 * higher
+        inside = _stands_out(level, order[near & (order % higher == 0)], fold)
+        left_out = _stands_out(
+            level, order[near & (order % fold == 0) & (order % higher != 0)], fold)
+        if inside >= SIGNIFICANT_CONTRAST and left_out < PROMOTED * inside:
+            best = int(higher)
+    return best
+
+
+def _stands_out(level: FloatArray, orders: IntArray, fold: int) -> float:
+    """Mean log power of some orders above that of neighbours which are no multiples of a fold."""
+    between = np.arange(1, len(level) + 1)
+    between = between[between % fold != 0]
+    return float(np.mean([
+        level[m - 1] - level[between[np.abs(between - m) <= fold] - 1].mean() for m in orders]))
 
 
 def _judged(
@@ -247,7 +275,7 @@ def mean_over_turns(power: FloatArray, fold: int) -> tuple[float, float]:
 def cyclic_axes(volume: FloatArray, folds: IntArray) -> list[CyclicAxis]:
     """Return the most n-fold axes of a map (n, n, n) for some folds, the most significant first.
 
-    Axes 7 deg apart are looked at on 48^3 voxels or fewer, the best refined on 64^3; all of them
+    Axes 8 deg apart are looked at on 40^3 voxels or fewer, the best refined on 56^3; all of them
     pass near the centre of mass.
     """
     n = volume.shape[0]
