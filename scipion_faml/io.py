@@ -17,10 +17,9 @@ from typing import Any, Protocol
 import mrcfile
 import numpy as np
 import pandas as pd
-import starfile
 from numpy.typing import ArrayLike
 
-from scipion_faml import mrc
+from scipion_faml import mrc, star
 from scipion_faml.geometry import (
     RigidTransforms,
     from_relion,
@@ -39,6 +38,9 @@ DIAMETER_COLUMN = "famlDiameter"  # angstrom, of the particle
 CLASS_NAME_COLUMN = "famlModel"
 MRC_LABEL = "Created by scipion-faml".ljust(80)
 MAX_SHARED_WEIGHTS = 32  # kept in memory
+SMALLEST_VOXEL, LARGEST_VOXEL = 1e-2, 1e4  # angstrom
+LARGEST_NUMBER = 1e9  # of what a table says of positions, shifts and angles
+MOST_CLASSES = 10_000
 VOXEL_SIZE_TOLERANCE = 0.01  # relative: headers store float32 and pixel sizes are quoted rounded
 
 
@@ -143,7 +145,7 @@ class ParticleTable:
 
     rows: pd.DataFrame
     optics: pd.DataFrame = field(default_factory=pd.DataFrame)
-    other_blocks: dict[str, pd.DataFrame | dict[str, object]] = field(default_factory=dict)
+    other_blocks: dict[str, star.Block] = field(default_factory=dict)
     path: Path | None = None
 
     def __len__(self) -> int:
@@ -160,15 +162,63 @@ class ParticleTable:
         by_group = self.optics.set_index("rlnOpticsGroup")[column]
         return self.rows["rlnOpticsGroup"].map(by_group)
 
+    def spread(self, column: str) -> FloatArray | None:
+        """Return a column of the particles or their optics groups as numbers (N,).
+
+        None where neither has it; NaN where it says no number.
+        """
+        values = self._of_optics(column)
+        if values is None:
+            return None
+        return np.asarray(pd.to_numeric(values, errors="coerce"), dtype=np.float64)
+
+    def numbers(self, *columns: str) -> FloatArray:
+        """Return columns of the rows as numbers, (N, len(columns)) float64.
+
+        Raises
+        ------
+        ValueError
+            If a column is missing, or a value is no number; the row is named.
+        """
+        self.require(*columns)
+        found = [np.asarray(pd.to_numeric(self.rows[c], errors="coerce"), dtype=np.float64)
+                 for c in columns]
+        values = np.stack(found, axis=1)
+        bad = np.argwhere(~(np.abs(values) <= LARGEST_NUMBER))
+        if len(bad):
+            row, which = (int(i) for i in bad[0])
+            raise ValueError(
+                f"{self.path}: row {row + 1} has {columns[which]} "
+                f"{str(self.rows[columns[which]].iloc[row])[:40]!r}, no number that can be used: "
+                "correct or remove it")
+        return values
+
+    def whole_numbers(self, column: str, least: int, most: int) -> IntArray:
+        """Return a column of whole numbers within limits, (N,).
+
+        Raises
+        ------
+        ValueError
+            If one is not; the row is named.
+        """
+        values = self.numbers(column)[:, 0]
+        bad = np.flatnonzero((values != np.rint(values)) | (values < least) | (values > most))
+        if len(bad):
+            raise ValueError(
+                f"{self.path}: row {bad[0] + 1} has {column} {values[bad[0]]:g}: use whole numbers "
+                f"from {least} to {most}")
+        return values.astype(np.intp)
+
     @property
     def voxel_size_angst(self) -> float:
         """The voxel size of all particles (angstrom)."""
-        sizes = self._of_optics("rlnImagePixelSize")
-        if sizes is None or sizes.isna().any():
+        sizes = self.spread("rlnImagePixelSize")
+        if sizes is None or np.isnan(sizes).any():
             raise ValueError(f"{self.path}: rlnImagePixelSize is missing: add it to data_optics")
         low, high = float(sizes.min()), float(sizes.max())
-        if low <= 0:
-            raise ValueError(f"{self.path}: rlnImagePixelSize is {low:g}: give it in angstrom")
+        if not SMALLEST_VOXEL <= low <= high <= LARGEST_VOXEL:
+            wrong = low if low < SMALLEST_VOXEL else high
+            raise ValueError(f"{self.path}: rlnImagePixelSize is {wrong:g}: give it in angstrom")
         if high > low * (1 + VOXEL_SIZE_TOLERANCE):
             raise ValueError(
                 f"{self.path}: voxel sizes of {low:g} and {high:g} A in one set: re-extract some"
@@ -185,8 +235,7 @@ class ParticleTable:
     @property
     def class_index(self) -> IntArray:
         """Class of every particle from 0 (rlnClassNumber - 1)."""
-        self.require("rlnClassNumber")
-        return np.asarray(self.rows["rlnClassNumber"].to_numpy(), dtype=np.intp) - 1
+        return self.whole_numbers("rlnClassNumber", 1, MOST_CLASSES) - 1
 
     def require(self, *columns: str) -> None:
         """Raise a ValueError naming the first of `columns` that the rows lack."""
@@ -197,11 +246,10 @@ class ParticleTable:
     @property
     def poses(self) -> RigidTransforms:
         """The poses in rlnAngle* and rlnOrigin*Angst (origins default to 0)."""
-        self.require(*ANGLES)
         origins = np.zeros((len(self), 3))
         if set(ORIGINS) <= set(self.rows.columns):
-            origins = self.rows[ORIGINS].to_numpy(dtype=float)
-        return from_relion(self.rows[ANGLES].to_numpy(dtype=float), origins, self.voxel_size_angst)
+            origins = self.numbers(*ORIGINS)
+        return from_relion(self.numbers(*ANGLES), origins, self.voxel_size_angst)
 
     def with_columns(self, **columns: object) -> ParticleTable:
         """Return the table with columns added or replaced; all others stay."""
@@ -230,27 +278,38 @@ def read_particles(path: Path | str) -> ParticleTable:
     to the working folder (RELION's habit).
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        blocks = starfile.read(path, always_dict=True)
-    except Exception as error:  # starfile lets pandas' and its own errors through
-        raise ValueError(f"{path} is not a readable STAR file ({error})") from error
+    blocks = star.read(path)
     rows = blocks.pop("particles", None)
     if rows is None and len(blocks) == 1 and isinstance(next(iter(blocks.values())), pd.DataFrame):
         rows = blocks.popitem()[1]
     if isinstance(rows, dict):  # a block without loop_ holds one particle
-        rows = pd.DataFrame([rows])
+        rows = pd.DataFrame([rows]) if rows else None
     if not isinstance(rows, pd.DataFrame) or rows.empty:
         raise ValueError(f"{path} holds no particles: a data_particles block is needed")
     optics = blocks.pop("optics", pd.DataFrame())
     if isinstance(optics, dict):
-        optics = pd.DataFrame([optics])
+        optics = pd.DataFrame([optics]) if optics else pd.DataFrame()
+    _check_optics(path, rows, optics)
     rows = rows.copy()
     for column in PATH_COLUMNS:
         if column in rows:
             rows[column] = [_resolve(str(name), path.parent) for name in rows[column]]
     return ParticleTable(rows, optics, blocks, path)
+
+
+def _check_optics(path: Path, rows: pd.DataFrame, optics: pd.DataFrame) -> None:
+    """Every group is described once, and every particle is in one that is."""
+    if "rlnOpticsGroup" not in rows or "rlnOpticsGroup" not in optics:
+        return
+    groups = optics["rlnOpticsGroup"]
+    if groups.duplicated().any():
+        raise ValueError(f"{path}: data_optics has group {groups[groups.duplicated()].iloc[0]} "
+                         "twice: number the optics groups")
+    lost = ~rows["rlnOpticsGroup"].isin(groups)
+    if lost.any():
+        row = int(np.flatnonzero(lost)[0])
+        raise ValueError(f"{path}: row {row + 1} is in optics group "
+                         f"{rows['rlnOpticsGroup'].iloc[row]}, which data_optics lacks: add it")
 
 
 def _resolve(name: str, folder: Path) -> str:
@@ -268,12 +327,10 @@ def write_particles(path: Path | str, table: ParticleTable) -> None:
     for column in PATH_COLUMNS:
         if column in rows:
             rows[column] = [os.path.relpath(name, folder) for name in rows[column]]
-    blocks: dict[str, object] = {"optics": table.optics} if len(table.optics) else {}
+    blocks: dict[str, star.Block] = {"optics": table.optics} if len(table.optics) else {}
     with replacing(path) as temporary:
-        starfile.write({**blocks, **table.other_blocks, "particles": rows}, temporary)
-        # starfile heads its files with the time of day: the same run would not give the same bits.
-        text = temporary.read_text().split("\n", 1)[1]
-        temporary.write_text(f"# particles of scipion-faml\n{text}")
+        star.write(temporary, {**blocks, **table.other_blocks, "particles": rows},
+                   "particles of scipion-faml")
 
 
 def optics_table(voxel_size_angst: float, n: int, wedges: Sequence[MissingWedge]) -> pd.DataFrame:

@@ -76,9 +76,8 @@ def read_data(path: Path | str) -> tuple[MrcHeader, NDArray[Any]]:
     with _opened(path) as (handle, size):
         header = _header(handle, size)
         _skip(handle, header.offset - HEADER_DTYPE.itemsize)
-        content = _exactly(handle, header.n_bytes, "voxels")
-    stored = np.frombuffer(content, header.dtype).reshape(header.stored_shape)
-    return header, stored.transpose(header.axes)
+        stored = _voxels(handle, header, size is not None)
+    return header, stored.reshape(header.stored_shape).transpose(header.axes)
 
 
 def map_data(path: Path | str) -> tuple[MrcHeader, NDArray[Any]]:
@@ -133,6 +132,13 @@ def _exactly(handle: IO[bytes], n_bytes: int, what: str) -> bytes:
     if len(content) < n_bytes:
         raise ValueError(f"it ends after {len(content)} of {n_bytes} bytes of {what}")
     return content
+
+
+def _voxels(handle: IO[bytes], header: MrcHeader, is_long_enough: bool) -> NDArray[Any]:
+    """All voxels, one after another; writable."""
+    if not is_long_enough:  # packed: its header may promise more than there is
+        return np.frombuffer(bytearray(_exactly(handle, header.n_bytes, "voxels")), header.dtype)
+    return np.fromfile(handle, header.dtype, header.n_bytes // header.dtype.itemsize)
 
 
 def _skip(handle: IO[bytes], n_bytes: int) -> None:

@@ -251,9 +251,9 @@ def test_mistakes_of_evaluate_picks_end_in_one_line(scene, capsys):
     assert "a curve needs scores" in fault(
         capsys, scene, "--radius", 40, "--curve", scene / "c.csv", picks="bare.star")
     positions_star(scene / "score.star", PLACES, famlScore=[1.0, 2, np.nan, 1, 1])
-    assert "famlScore of pick 3" in fault(capsys, scene, "--radius", 40, picks="score.star")
+    assert "row 3 has famlScore" in fault(capsys, scene, "--radius", 40, picks="score.star")
     positions_star(scene / "nowhere.star", [[1.0, np.nan, 2.0]])
-    assert "particle 1 has no position" in fault(
+    assert "row 1 has rlnCoordinateY" in fault(
         capsys, scene, "--radius", 40, picks="nowhere.star")
     positions_star(scene / "two.star", PLACES, rlnTomoName=["x", "x", "y", "y", "y"])
     assert "no tomogram (rlnTomoName) in common" in fault(

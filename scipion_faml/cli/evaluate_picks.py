@@ -155,21 +155,14 @@ def _comparable(
 
 def _check_positions(table: ParticleTable) -> None:
     """Raise where a position is no number."""
-    table.require(*COORDINATES)
-    finite = np.isfinite(table.rows[COORDINATES].to_numpy(dtype=float)).all(axis=1)
-    if not finite.all():
-        raise ValueError(f"{table.path}: particle {int((~finite).argmax()) + 1} has no position "
-                         f"({COORDINATES[0]}, Y, Z)")
+    table.numbers(*COORDINATES)
 
 
 def _scores(table: ParticleTable) -> FloatArray | None:
     """How sure the picker is of each pick (P,), where it tells; one score for all tells nothing."""
     for column in SCORES:
         if column in table.rows:
-            score = table.rows[column].to_numpy(dtype=float)
-            if not np.isfinite(score).all():
-                first = int((~np.isfinite(score)).argmax()) + 1
-                raise ValueError(f"{table.path}: {column} of pick {first} is no finite number")
+            score = table.numbers(column)[:, 0]
             return np.asarray(score) if len(set(score)) > 1 or len(score) == 1 else None
     return None
 

@@ -14,7 +14,7 @@ from scipion_faml import __version__
 from scipion_faml.cli.common import file_stamp, plain, report_beside, show
 from scipion_faml.cli.reporting import RunReport
 from scipion_faml.cli.tomograms import FILE
-from scipion_faml.io import CLASS_NAME_COLUMN, ParticleTable, replacing
+from scipion_faml.io import CLASS_NAME_COLUMN, MOST_CLASSES, ParticleTable, replacing
 from scipion_faml.types import IntArray
 
 truth_option = click.option(
@@ -80,7 +80,7 @@ def _recorded(output: Path) -> dict[str, Any] | None:
 def classes_of(table: ParticleTable) -> IntArray:
     """Return rlnClassNumber, else famlModel numbered from 1 by the alphabet, else 1 for all."""
     if "rlnClassNumber" in table.rows:
-        return np.asarray(table.rows["rlnClassNumber"].to_numpy(), dtype=np.intp)
+        return table.whole_numbers("rlnClassNumber", -MOST_CLASSES, MOST_CLASSES)
     if CLASS_NAME_COLUMN in table.rows:
         names = table.rows[CLASS_NAME_COLUMN].astype(str).to_numpy()
         return np.asarray(np.unique(names, return_inverse=True)[1] + 1, dtype=np.intp)

@@ -157,11 +157,7 @@ def _size_in_table(table: ParticleTable) -> float | None:
 
 def _positions(table: ParticleTable, voxel_size: float) -> FloatArray:
     """Centres of the particles (P, 3) in voxels of the tomogram."""
-    table.require(*COORDINATES)
-    position = table.rows[COORDINATES].to_numpy(dtype=float)
-    if not np.isfinite(position).all():
-        row = int(np.flatnonzero(~np.isfinite(position).all(axis=1))[0]) + 1
-        raise ValueError(f"{table.path}: position {row} is not a number: remove it")
+    position = table.numbers(*COORDINATES)
     counted_in = _size_in_table(table) or voxel_size
     if abs(counted_in / voxel_size - 1) > VOXEL_SIZE_TOLERANCE:
         logger.warning(
@@ -170,7 +166,7 @@ def _positions(table: ParticleTable, voxel_size: float) -> FloatArray:
         )
         position = position * counted_in / voxel_size
     if set(ORIGINS) <= set(table.rows.columns):
-        position = position - table.rows[ORIGINS].to_numpy(dtype=float) / voxel_size
+        position = position - table.numbers(*ORIGINS) / voxel_size
     return np.asarray(position, dtype=np.float64)
 
 

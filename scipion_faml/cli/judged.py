@@ -106,7 +106,7 @@ def _draw_slices(
     page: RunReport, judged: ParticleTable, tomogram: Path, radius: float | None
 ) -> None:
     """Slices through the depths where most happens; the middle one comes first of all."""
-    positions = judged.rows[COORDINATES].to_numpy(dtype=float)
+    positions = judged.numbers(*COORDINATES)
     verdicts = judged.rows["famlVerdict"].to_numpy()
     depths = np.quantile(positions[:, 2], np.linspace(0, 1, DRAWN_SLICES + 2)[1:-1]).astype(int)
     with open_tomogram(tomogram) as volume:

@@ -11,9 +11,9 @@ from typing import Any
 import click
 import numpy as np
 import pandas as pd
-import starfile
 from scipy import fft
 
+from scipion_faml import star
 from scipion_faml.cli.common import (
     Run,
     common_options,
@@ -307,10 +307,7 @@ def read_tilt_series(
     R F, and a pose R, t becomes F R F, F t. (Ribosomes of EMPIAR-10499, hand -1: the average
     correlates with the atomic model by 0.83 when mirrored, by 0.51 as it is.)
     """
-    try:
-        blocks = starfile.read(geometry, always_dict=True)
-    except Exception as error:
-        raise ValueError(f"{geometry} is not a readable STAR file ({error})") from error
+    blocks = star.read(geometry)
     general = blocks.get("global")
     if not isinstance(general, pd.DataFrame):
         general = pd.DataFrame([general] if general else [])
@@ -365,7 +362,7 @@ def _tilt_series(
 def _refuse_local_frames(table: ParticleTable) -> None:
     """Poses relative to a frame of each particle's own are not supported."""
     for column in SUBTOMOGRAM_ANGLES:
-        if column in table.rows and np.any(table.rows[column].to_numpy(dtype=float) != 0):
+        if column in table.rows and np.any(table.numbers(column) != 0):
             raise ValueError(
                 f"{table.path}: {column} is not 0: export the particles with their whole "
                 "orientation in rlnAngleRot, rlnAngleTilt and rlnAnglePsi"

@@ -234,18 +234,14 @@ def _source(
     elif not is_same_size(unit, size):
         logger.info("%s: coordinates count voxels of %g A, its voxels have %g A", name, unit, size)
     centres = particle_centres_angst(table)
-    if not np.isfinite(centres).all():
-        raise ValueError(f"{table.path}: a coordinate is not a number")
     numbers = (table.class_index + 1 if "rlnClassNumber" in table.rows
                else np.ones(len(table), dtype=np.intp))
-    if numbers.min() < 1:
-        raise ValueError(f"{table.path}: rlnClassNumber is {numbers.min()}: classes count from 1")
     has_classes = "rlnClassNumber" in table.rows
     if not has_classes and CLASS_NAME_COLUMN in table.rows:
         raise ValueError(f"{table.path}: famlModel needs rlnClassNumber beside it: add the numbers")
     names = ([str(n) for n in table.rows[CLASS_NAME_COLUMN]] if CLASS_NAME_COLUMN in table.rows
              else [f"class_{n:03d}" if has_classes else "particle" for n in numbers])
-    diameters = (table.rows[DIAMETER_COLUMN].to_numpy(dtype=float)
+    diameters = (table.numbers(DIAMETER_COLUMN)[:, 0]
                  if DIAMETER_COLUMN in table.rows else None)
     volume = opened.enter_context(open_tomogram(path))
     return LabelSource(name, volume, size, centres, numbers, tuple(names), diameters)

@@ -6,10 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from scipion_faml.evaluation.picks import match_positions
 from scipion_faml.geometry import RigidTransforms
-from scipion_faml.io import COORDINATES, ORIGINS, ParticleTable
+from scipion_faml.io import (
+    COORDINATES,
+    LARGEST_VOXEL,
+    ORIGINS,
+    SMALLEST_VOXEL,
+    ParticleTable,
+)
 from scipion_faml.types import FloatArray, IntArray
 
 TOMOGRAM_VOXEL_SIZE = "rlnTomoTiltSeriesPixelSize"  # the unit of coordinates, where it is given
@@ -26,23 +33,24 @@ class RowMatch:
 
 def coordinate_voxel_size_angst(table: ParticleTable) -> float:
     """Return the size of the voxels that coordinates count: the tomogram's, not a binned box's."""
-    if TOMOGRAM_VOXEL_SIZE in table.optics:
-        return float(table.optics[TOMOGRAM_VOXEL_SIZE].iloc[0])
-    return table.voxel_size_angst
+    if TOMOGRAM_VOXEL_SIZE not in table.optics:
+        return table.voxel_size_angst
+    size = pd.to_numeric(table.optics[TOMOGRAM_VOXEL_SIZE].iloc[0], errors="coerce")
+    if not SMALLEST_VOXEL <= size <= LARGEST_VOXEL:
+        raise ValueError(f"{table.path}: {TOMOGRAM_VOXEL_SIZE} is {size}: give it in angstrom")
+    return float(size)
 
 
 def box_centres_angst(table: ParticleTable) -> FloatArray:
     """Return where the boxes were cut (N, 3), angstrom from the tomogram's first voxel."""
-    table.require(*COORDINATES)
-    positions: FloatArray = table.rows[COORDINATES].to_numpy(dtype=float)
-    return positions * coordinate_voxel_size_angst(table)
+    return table.numbers(*COORDINATES) * coordinate_voxel_size_angst(table)
 
 
 def particle_centres_angst(table: ParticleTable) -> FloatArray:
     """Return where the particles are (N, 3): a centre lies at -origin from its box's centre."""
     centres = box_centres_angst(table)
     if set(ORIGINS) <= set(table.rows.columns):
-        centres = centres - table.rows[ORIGINS].to_numpy(dtype=float)
+        centres = centres - table.numbers(*ORIGINS)
     return centres
 
 

@@ -68,7 +68,7 @@ def export_motl(
     motl[:, CLASS_ROW] = column_or(table, [CLASS], 1)
     kept = [row for row in FREE_ROWS if free_column(row) in table.rows]
     for row in kept:
-        motl[:, row] = table.rows[free_column(row)].to_numpy(dtype=float)
+        motl[:, row] = table.numbers(free_column(row))[:, 0]
     done.files["motl"] = folder / "motl_1.em"
     write_em(done.files["motl"], motl[None])
     done.files["tomograms"] = folder / "tomograms.doc"

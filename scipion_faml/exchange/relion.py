@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import starfile
 
+from scipion_faml import star
 from scipion_faml.exchange import conventions
 from scipion_faml.exchange.table import (
     COORDINATE_SIZE,
@@ -164,7 +164,7 @@ def _in_own_frames(
     table.require(*COORDINATES)
     poses = poses_of(table)
     shift = poses.shift_xyz * table.voxel_size_angst / coordinate_size_angst(table)
-    centre = table.rows[COORDINATES].to_numpy(dtype=float) + shift
+    centre = table.numbers(*COORDINATES) + shift
     frames = conventions.frame_angles_deg(poses.rotation)
     table = table.with_poses(RigidTransforms.identity(len(table)))
     return table.with_columns(**dict(zip(COORDINATES, centre.T, strict=True)),
@@ -208,7 +208,7 @@ def _as_relion_5(table: ParticleTable, tomograms: Tomograms) -> ParticleTable:
     size = coordinate_size_angst(table)
     dimensions = _sizes_in_voxels(table, tomograms, size, "RELION 5's centred coordinates")
     centred = conventions.centred_angst(
-        table.rows[COORDINATES].to_numpy(dtype=float), dimensions, size)
+        table.numbers(*COORDINATES), dimensions, size)
     table = table.with_columns(**dict(zip(CENTRED, centred.T, strict=True)))
     return replace(table, rows=table.rows.drop(columns=COORDINATES))
 
@@ -233,9 +233,7 @@ def _write_optimisation_set(path: Path, tomogram_set: Path | None) -> None:
     if tomogram_set is not None:
         files["rlnTomoTomogramsFile"] = str(Path(tomogram_set).resolve())
     with replacing(path) as temporary:
-        starfile.write({"": files}, temporary)
-        text = temporary.read_text().split("\n", 1)[1]
-        temporary.write_text(f"# optimisation set of scipion-faml\n{text}")
+        star.write(temporary, {"": files}, "optimisation set of scipion-faml")
 
 
 # ---------------------------------------------------------------------------------- importing
@@ -273,13 +271,7 @@ def import_relion(
 
 def follow(path: Path) -> tuple[Path, Path | None]:
     """Return the particles' file and the tomogram set that an optimisation set names."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        blocks = starfile.read(path, always_dict=True)
-    except Exception as error:  # starfile lets pandas' and its own errors through
-        raise ValueError(f"{path} is not a readable STAR file ({error})") from error
-    first = next(iter(blocks.values()), None)
+    first = next(iter(star.read(path).values()), None)
     if not isinstance(first, dict) or "rlnTomoParticlesFile" not in first:
         return Path(path), None
 
@@ -328,7 +320,7 @@ def _with_origins(table: ParticleTable) -> ParticleTable:
     if set(ORIGINS) <= set(table.rows.columns) or not set(OLD_ORIGINS) <= set(table.rows.columns):
         return table
     size = table.voxel_size_angst
-    columns = {new: table.rows[old].astype(float) * size
+    columns = {new: table.numbers(old)[:, 0] * size
                for new, old in zip(ORIGINS, OLD_ORIGINS, strict=True)}
     table = table.with_columns(**columns)
     return replace(table, rows=table.rows.drop(columns=OLD_ORIGINS))
@@ -347,7 +339,7 @@ def _with_coordinates(
     size = float(column_or(table, [COORDINATE_SIZE], table.voxel_size_angst)[0])
     dimensions = _sizes_in_voxels(table, tomograms, size, "positions in voxels")
     positions = conventions.from_centred_angst(
-        table.rows[CENTRED].to_numpy(dtype=float), dimensions, size)
+        table.numbers(*CENTRED), dimensions, size)
     table = table.with_columns(**dict(zip(COORDINATES, positions.T, strict=True)))
     return replace(table, rows=table.rows.drop(columns=CENTRED))
 
@@ -358,7 +350,7 @@ def _without_frames(
     """Poses in the tomogram's frame, or in the frames of the volumes, as asked."""
     if not set(FRAMES) <= set(table.rows.columns):
         return table
-    angles = table.rows[FRAMES].to_numpy(dtype=float)
+    angles = table.numbers(*FRAMES)
     if in_tomogram is None:
         in_tomogram = "rlnImageName" not in table.rows or not np.any(angles)
     if not in_tomogram:

@@ -54,9 +54,13 @@ def poses_of(table: ParticleTable) -> RigidTransforms:
 def column_or(table: ParticleTable, names: Sequence[str], default: float) -> FloatArray:
     """Return the first of the columns that there is, as numbers; else `default` in every row."""
     for name in names:
-        values = table._of_optics(name)
+        if name in table.rows:
+            return table.numbers(name)[:, 0]
+        values = table.spread(name)
         if values is not None:
-            return np.asarray(values, dtype=float)
+            if not np.isfinite(values).all():
+                raise ValueError(f"{table.path}: {name} in data_optics is no number: correct it")
+            return values
     return np.full(len(table), float(default))
 
 
@@ -69,7 +73,7 @@ def positions_of(table: ParticleTable, voxel_size_angst: float) -> FloatArray | 
     """Return the boxes' centres (N, 3) in voxels of this size, first voxel 0, where known."""
     if not set(COORDINATES) <= set(table.rows.columns):
         return None
-    positions = table.rows[COORDINATES].to_numpy(dtype=float)
+    positions = table.numbers(*COORDINATES)
     return np.asarray(positions * (coordinate_size_angst(table) / voxel_size_angst))
 
 

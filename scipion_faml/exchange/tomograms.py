@@ -6,12 +6,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import starfile
 
+from scipion_faml import star
 from scipion_faml.io import read_header, replacing
 from scipion_faml.types import FloatArray, IntArray
 
@@ -133,10 +132,7 @@ def _of_file(path: str, number: int, folder: Path | None = None) -> Tomogram:
 
 def _of_relion(path: Path, n_before: int) -> list[Tomogram]:
     """Tomograms of RELION's tomogram set: the block data_global of RELION 4 and 5."""
-    try:
-        blocks: dict[str, Any] = starfile.read(path, always_dict=True)
-    except Exception as error:  # starfile lets pandas' and its own errors through
-        raise ValueError(f"{path} is not a readable STAR file ({error})") from error
+    blocks = star.read(path)
     table = blocks.get("global", next(iter(blocks.values()), None))
     if isinstance(table, dict):
         table = pd.DataFrame([table])
