@@ -109,8 +109,8 @@ def test_mistakes_are_told_in_one_line(tmp_path):
     (tmp_path / "bad.pt").write_text("no weights")
     tomogram = tmp_path / "t0" / "tomogram.mrc"
     fails("not a file of this detector", "pick-detector", tomogram, "--weights",
-          tmp_path / "bad.pt")
-    assert not (tmp_path / "out").exists()
+          tmp_path / "bad.pt", "--output", tmp_path / "picks.star")
+    assert {p.name for p in (tmp_path / "out").glob("*")} <= {"status.json"}
 
 
 def test_a_tomogram_without_voxel_size_or_smaller_than_a_tile(tmp_path):
@@ -122,7 +122,7 @@ def test_a_tomogram_without_voxel_size_or_smaller_than_a_tile(tmp_path):
     assert done.exit_code == 0, done.exception
     write_volume(tmp_path / "none.mrc", small, 0.0)
     fails("no voxel size", "pick-detector", tmp_path / "none.mrc", "--weights",
-          tmp_path / "w.pt")
+          tmp_path / "w.pt", "--output", tmp_path / "picks.star")
 
 
 def test_without_pytorch_the_verbs_say_how_to_get_it(tmp_path, monkeypatch):

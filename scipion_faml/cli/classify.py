@@ -222,19 +222,37 @@ def classify_particles(
         state, previous, history = loaded.state, loaded.assignments, loaded.history
         logger.info("continuing after iteration %d of %s", state.iteration, run.output)
     maps = [in_box_of(source, path) for path in references] if found is None else []
+    run.status.update(counts={"particles": len(source)})
+    _tell_status(run, state, previous, history, config)
     for result in engine.iterations(state, previous, maps):
         history = [*history, _history_row(result, source, config)]
         checkpoint.save(run.output, result, history, run.settings, source.voxel_size_angst)
         _write_history(run.output, history)
         state, previous = result.state, result.assignments
+        _tell_status(run, state, previous, history, config)
         if run.report.is_due():
             add_classification(
                 run.report, _classified(source, config, state, previous, history))
             run.report.refresh()
     if state is None or previous is None:
         raise ValueError("no iteration was asked for")
+    run.status.step("validate")
     validated = engine.validated(state) if isinstance(state, EnhancedState) else None
     return _write_classes(table, source, config, state, previous, history, run, validated)
+
+
+def _tell_status(
+    run: Run, state: ModelState | None, assignments: Assignments | None,
+    history: list[dict[str, Any]], config: FamlConfig,
+) -> None:
+    """Say in status.json how far the run is, and what came out so far."""
+    if state is None or assignments is None:
+        run.status.iteration(0, config.n_iterations)
+        return
+    sizes = np.bincount(assignments.class_index, minlength=state.n_classes)
+    run.status.iteration(
+        state.iteration, max(config.n_iterations, state.iteration), class_sizes=sizes.tolist(),
+        resolution_angst=history[-1]["resolution_angst"])
 
 
 def _classified(
@@ -309,6 +327,7 @@ def _write_classes(
 
     `validated` is the FSC of enhanced mode's halves that the resolution is read from.
     """
+    run.status.step("write")
     _remove_classes(run.output)
     for k, average in enumerate(state.averages, 1):
         write_volume(run.output / f"class_{k:03d}.mrc", average, source.voxel_size_angst)

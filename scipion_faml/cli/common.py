@@ -7,7 +7,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,11 +20,14 @@ from scipion_faml import __version__
 from scipion_faml.cli.invocation import invocation_of
 from scipion_faml.execution import ClusterError
 from scipion_faml.io import replacing
+from scipion_faml.status import FINISHED, StatusFile, read_json
 
 if TYPE_CHECKING:
     from scipion_faml.cli.reporting import RunReport
 
 F = TypeVar("F", bound=Callable[..., Any])
+STATUS = "scipion_faml.status"  # of a click context's meta
+COUNTED = {"particles", "classes", "iterations"}  # numbers of a result, besides n_...
 
 
 def report_errors(command: click.Command, arguments: list[str]) -> int:
@@ -36,8 +40,9 @@ def report_errors(command: click.Command, arguments: list[str]) -> int:
         error.show()
         _note_error(error.format_message())
         return 2
-    except click.Abort:
-        click.echo("stopped", err=True)
+    except click.Abort as stop:
+        by = str(stop.__cause__ or "") or "SIGINT"
+        click.echo(f"stopped by {by}: the same command goes on with it", err=True)
         return 1
     except (ValueError, OSError, ClusterError) as error:
         if os.environ.get("FAML_DEBUG"):
@@ -109,17 +114,35 @@ def _bar(total: int, label: str, items: Iterable[Any] | None = None) -> Any:
     return tqdm(items, total=total, desc=label, file=sys.stderr, disable=not sys.stderr.isatty())
 
 
-def progress(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:
-    """Return `items` with a progress bar."""
-    bar: Iterable[Any] = _bar(total, label, items)
-    return bar
+def status_now() -> StatusFile | None:
+    """Return the status of the run that this thread's verb is at, if it has one."""
+    context = click.get_current_context(silent=True)
+    found: StatusFile | None = None if context is None else context.meta.get(STATUS)
+    return found
+
+
+def progress(items: Iterable[Any], total: int, label: str) -> Iterator[Any]:
+    """Yield `items` with a progress bar; the run's status counts them."""
+    status = status_now()
+    for done, item in enumerate(_bar(total, label, items)):
+        if status is not None:
+            status.progress(label, done, total)
+        yield item
+    if status is not None:
+        status.progress(label, total, total)
 
 
 def progress_callback(label: str) -> Callable[[int, int], None]:
-    """Return an on_progress(done, total) that draws a bar for each round of `total`."""
+    """Return an on_progress(done, total) that draws a bar for each round of `total`.
+
+    The run's status counts them, too.
+    """
     bars: list[Any] = []
+    status = status_now()
 
     def on_progress(done: int, total: int) -> None:
+        if status is not None:
+            status.progress(label, done, total)
         if not bars:
             bars.append(_bar(total, label))
         bars[0].update(done - bars[0].n)
@@ -176,6 +199,11 @@ def file_stamp(path: Path | str) -> str:
 def report_beside(path: Path) -> Path:
     """Return the file of the report of a result that is a single file."""
     return path.with_suffix(".report.html")
+
+
+def status_beside(path: Path) -> Path:
+    """Return the file of the status of a run whose result is a single file."""
+    return path.with_suffix(".status.json")
 
 
 class Run:
@@ -239,10 +267,25 @@ class Run:
         path = self.output / "report.html" if is_folder else report_beside(self.output)
         return RunReport(path, self.verb, self.output, self.settings["inputs"])
 
-    def remove_if_empty(self) -> None:
-        """Remove the output folder when nothing was written into it: a mistake leaves no trace."""
-        if self.output.is_dir() and not any(self.output.iterdir()):
-            self.output.rmdir()
+    @cached_property
+    def status(self) -> StatusFile:
+        """The status of this run: status.json in the output folder, NAME.status.json by a file."""
+        is_folder = self.record.parent == self.output
+        path = self.output / "status.json" if is_folder else status_beside(self.output)
+        return StatusFile(path, self.verb, self.output)
+
+    @contextmanager
+    def watched(self) -> Iterator[StatusFile]:
+        """Keep the status up to date while the block runs; it is that of progress, too."""
+        context = click.get_current_context(silent=True)
+        with self.status as status:
+            if context is not None:
+                context.meta[STATUS] = status
+            try:
+                yield status
+            finally:
+                if context is not None:
+                    status.warn(invocation_of(context).warnings)
 
     def reopen(self) -> None:
         """Forget that the run finished: it goes on."""
@@ -262,12 +305,26 @@ def run_once(run: Run, work: Callable[[], dict[str, Any]], as_json: bool) -> Non
     result = run.finished_result
     if result is not None:
         click.echo(f"{run.output} holds this run, finished: nothing to do", err=True)
+        if read_json(run.status.path).get("state") != FINISHED:  # killed when all but this was done
+            with run.watched() as status:
+                _note(result, status)
     else:
-        try:
+        with run.watched() as status:
             run.report.clear()
             result = plain(work())
             run.report.complete(result)
             run.finish(result)
-        finally:
-            run.remove_if_empty()
+            _note(result, status)
     show(result, as_json)
+
+
+def _note(result: dict[str, Any], status: StatusFile) -> None:
+    """Put into the status what came out."""
+    resolution = result.get("resolution_angst")
+    if isinstance(resolution, list):
+        resolution = min((r for r in resolution if r is not None), default=None)
+    counts = {key: value for key, value in result.items()
+              if (key.startswith("n_") or key in COUNTED) and type(value) is int}
+    status.update(
+        counts=counts, resolution_angst=resolution, class_sizes=result.get("class_sizes"))
+    status.warn(result.get("warnings", []))
