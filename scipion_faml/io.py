@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from scipion_faml import mrc, star
+from scipion_faml.disk import patiently
+from scipion_faml.disk import replacing as replacing
 from scipion_faml.geometry import (
     RigidTransforms,
     from_relion,
@@ -42,19 +43,6 @@ SMALLEST_VOXEL, LARGEST_VOXEL = 1e-2, 1e4  # angstrom
 LARGEST_NUMBER = 1e9  # of what a table says of positions, shifts and angles
 MOST_CLASSES = 10_000
 VOXEL_SIZE_TOLERANCE = 0.01  # relative: headers store float32 and pixel sizes are quoted rounded
-
-
-@contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; rename it to `path` when the block ends well."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------------------------- MRC volumes
@@ -444,9 +432,9 @@ class _Weights:
 
     def _read(self, path: str) -> FloatArray:
         if path not in self.shared:
-            return read_weight(path)
+            return patiently(lambda: read_weight(path))
         if path not in self._known:
-            weight = read_weight(path)
+            weight = patiently(lambda: read_weight(path))
             weight.flags.writeable = False
             self._known.setdefault(path, weight)
         return self._known[path]
@@ -498,7 +486,7 @@ def _particle(
 ) -> Particle:
     """A particle from its volume or file, in a set of boxes of n."""
     if isinstance(volume, str):
-        values = read_cube(volume)[0]
+        values = patiently(lambda: read_cube(volume))[0]
         if values.shape[0] != n:
             raise ValueError(f"{volume} has a box of {values.shape[0]}, the set {n}")
     else:

@@ -20,6 +20,8 @@ import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
 from numpy.typing import NDArray
 
+from scipion_faml.disk import MAY_PASS
+
 logger = logging.getLogger(__name__)
 
 DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
@@ -118,6 +120,9 @@ def _opened(path: Path | str) -> Iterator[tuple[IO[bytes], int | None]]:
     except PermissionError as error:
         raise PermissionError(f"{path} may not be read: check its permissions") from error
     except (ValueError, EOFError, OSError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno in MAY_PASS:
+            raise OSError(error.errno, f"{path} cannot be read ({error.strerror}): is its disk "
+                          "there? Try again") from error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"{path} is not a readable MRC file ({reason}): copy it again") from error
