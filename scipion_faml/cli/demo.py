@@ -42,17 +42,23 @@ def demo(size: str, output: Path, workers: int | None, seed: int, as_json: bool,
     _hush_scipion()
     run = Run("demo", output, {"size": size, "seed": seed}, (), overwrite)
 
+    def tell(text: str) -> None:
+        if not text.startswith(" "):  # the name of a step; what came out of it is indented
+            run.status.step(text)
+        _tell(text)
+
     def work() -> dict[str, Any]:
         from scipion_faml.demo import SIZES, run_demo
 
         return run_demo(
-            run.output.resolve(), SIZES[size], n_workers(workers), seed, _tell, run.report)
+            run.output.resolve(), SIZES[size], n_workers(workers), seed, tell, run.report)
 
     result = run.finished_result
     if result is None:
-        result = plain(work())
-        run.report.complete(result)
-        run.finish(result)
+        with run.watched():
+            result = plain(work())
+            run.report.complete(result)
+            run.finish(result)
     else:
         _tell(f"{output} holds this demonstration, finished: nothing to do")
     if as_json:

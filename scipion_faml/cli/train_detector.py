@@ -142,7 +142,7 @@ def train_detector(
                 started.settings.widths if started else None)
             inputs = {"inputs": run.settings["inputs"], "dark": dark, "start": str(start)}
             course = train.Course(
-                output, where, inputs, _epoch_line(epochs), progress_callback("steps"))
+                output, where, inputs, _epoch_line(epochs, run), progress_callback("steps"))
             detector, scores = train.fit(
                 what, how, trained, tested, tested_name, course, started, reclassify)
         _draw_curves(output)
@@ -302,9 +302,12 @@ def _settings_of(
         {**settings.as_dict(), "widths": widths})
 
 
-def _epoch_line(epochs: int) -> Callable[[dict[str, float]], None]:
-    """Say how each epoch went."""
+def _epoch_line(epochs: int, run: Run) -> Callable[[dict[str, float]], None]:
+    """Say how each epoch went; epochs are the iterations of the run's status."""
+    run.status.iteration(0, epochs)
+
     def say(row: dict[str, float]) -> None:
+        run.status.iteration(int(row["epoch"]), epochs)
         click.echo(
             f"epoch {int(row['epoch'])}/{epochs}: {row['seconds']:.0f} s, loss {row['loss']:.3f}, "
             f"held out: F1 {row['f1']:.3f}, macro F1 {row['macro_f1']:.3f}", err=True)
