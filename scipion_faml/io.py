@@ -427,7 +427,8 @@ class _Weights:
             return wedge.mask(n)
         weight = self._read(wedge) if isinstance(wedge, str) else wedge
         if weight.shape[0] != n:
-            raise ValueError(f"{wedge} has a box of {weight.shape[0]}, its particle {n}")
+            raise ValueError(f"{wedge} has a box of {weight.shape[0]}, its particle {n}: make "
+                             "weights of the particle's box")
         return weight
 
     def _read(self, path: str) -> FloatArray:
@@ -480,18 +481,26 @@ class ToldSource:
             self._rows.pop(i, None)
 
 
+class DamagedParticleError(ValueError):
+    """A particle that cannot be used; the message says which and why."""
+
+
 def _particle(
     index: int, volume: str | FloatArray, wedge: MissingWedge | str | FloatArray, n: int,
     weights: _Weights,
 ) -> Particle:
     """A particle from its volume or file, in a set of boxes of n."""
-    if isinstance(volume, str):
-        values = patiently(lambda: read_cube(volume))[0]
-        if values.shape[0] != n:
-            raise ValueError(f"{volume} has a box of {values.shape[0]}, the set {n}")
-    else:
-        values = check_cube(volume, f"subtomogram {index + 1}")
-    return Particle(index, values, weights.of(wedge, n))
+    try:
+        if isinstance(volume, str):
+            values = patiently(lambda: read_cube(volume))[0]
+            if values.shape[0] != n:
+                raise ValueError(f"{volume} has a box of {values.shape[0]}, the set {n}: "
+                                 "re-extract it")
+        else:
+            values = check_cube(volume, f"subtomogram {index + 1}")
+        return Particle(index, values, weights.of(wedge, n))
+    except ValueError as error:
+        raise DamagedParticleError(str(error)) from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ LAYER = {
     2: ["whitening", "regularise", "measured", "align", "voronoi", "model", "refine", "dense",
         "phase", "folds", "em", "impose", "picking", "extraction", "simulation", "evaluation",
         "plots", "previews"],
-    3: ["faml", "estep", "enhanced", "memory", "cluster", "checkpoint", "io", "mrc", "star", "disk", "execution",
+    3: ["faml", "estep", "enhanced", "memory", "cluster", "checkpoint", "io", "mrc", "star", "screening", "disk", "execution",
         "structures", "datasets", "report", "status", "detector", "template_matching", "exchange",
         "noise_control"],
     4: ["convert", "cli", "__main__"],

@@ -28,14 +28,13 @@ from scipion_faml.cli.common import (
     progress_callback,
     run_once,
 )
+from scipion_faml.cli.particles import Usable, skip_bad_option, usable_particles
 from scipion_faml.cli.pictures import add_averages, listed, resolutions_in_words
 from scipion_faml.evaluation.fsc import fourier_shell_correlation, frequencies_per_angst
 from scipion_faml.faml import IterationResult
 from scipion_faml.impose import masked
 from scipion_faml.io import (
     FileSource,
-    open_source,
-    read_particles,
     write_particles,
     write_volume,
 )
@@ -52,6 +51,7 @@ from scipion_faml.types import FloatArray
               help="How candidate rotations are found.")
 @comparison_options
 @candidate_options
+@skip_bad_option
 @click.option("--output", type=click.Path(path_type=Path), default=Path("align"),
               show_default=True, help="Folder.")
 @cluster_options
@@ -59,7 +59,8 @@ from scipion_faml.types import FloatArray
 def align(
     particles: Path, reference: Path, search: str, max_shift: float | None,
     low_pass: float | None, bandwidth: int | None, max_candidates: int | None,
-    angular_step: float, output: Path, cluster: Cluster, as_json: bool, overwrite: bool,
+    angular_step: float, skip_bad: bool, output: Path, cluster: Cluster, as_json: bool,
+    overwrite: bool,
 ) -> None:
     """Align the subtomograms of a STAR file to a known map: one E-step with hard assignment (FA).
 
@@ -73,8 +74,11 @@ def align(
     run = Run("align", output, dataclasses.asdict(config), [particles, reference], overwrite)
 
     def work() -> dict[str, Any]:
-        table = read_particles(particles)
-        source = open_source(table)
+        with usable_particles(particles, skip_bad, run, cluster.workers) as found:
+            return found.told(aligned(found))
+
+    def aligned(found: Usable) -> dict[str, Any]:
+        source = found.source
         volume = in_box_of(source, reference)[None]
         # Hard assignment looks at scores only, which do not depend on sigma, zeta or scale.
         state = ModelState(volume, np.ones(1), 1.0, float(source.n))
@@ -82,7 +86,8 @@ def align(
         with cluster.opened() as executor:
             result = faml.iterate(
                 source, state, config, executor, None, progress_callback("particles"))
-        write_particles(output / "particles.star", assigned_table(table, result.assignments))
+        write_particles(
+            output / "particles.star", assigned_table(found.table, result.assignments))
         average = result.state.averages[0]
         write_volume(output / "average.mrc", average, source.voxel_size_angst)
         _describe_alignment(run, result, volume[0], source, config)
@@ -132,13 +137,14 @@ def _describe_alignment(
 @symmetry_option
 @click.option("--mask", type=click.Path(path_type=Path), default=None,
               help="MRC map from 0 to 1 that multiplies the averages, not the halves.")
+@skip_bad_option
 @click.option("--output", type=click.Path(path_type=Path), default=Path("average"),
               show_default=True, help="Folder.")
 @cluster_options
 @common_options
 def average(
-    particles: Path, low_pass: float | None, symmetry: str, mask: Path | None, output: Path,
-    cluster: Cluster, as_json: bool, overwrite: bool,
+    particles: Path, low_pass: float | None, symmetry: str, mask: Path | None, skip_bad: bool,
+    output: Path, cluster: Cluster, as_json: bool, overwrite: bool,
 ) -> None:
     """Average subtomograms with known poses, each weighted by what its wedge measured.
 
@@ -150,8 +156,12 @@ def average(
     run = Run("average", output, settings, inputs, overwrite)
 
     def work() -> dict[str, Any]:
-        table = read_particles(particles)
-        source = open_source(table)
+        with usable_particles(
+                particles, skip_bad, run, cluster.workers, with_poses=True) as found:
+            return found.told(averaged(found))
+
+    def averaged(found: Usable) -> dict[str, Any]:
+        table, source = found.table, found.source
         class_index = (table.class_index if "rlnClassNumber" in table.rows
                        else np.zeros(len(source), dtype=np.intp))
         config = FamlConfig(

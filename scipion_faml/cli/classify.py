@@ -40,6 +40,7 @@ from scipion_faml.cli.common import (
     run_once,
     seed_option,
 )
+from scipion_faml.cli.particles import skip_bad_option, usable_particles
 from scipion_faml.cli.pictures import Classified, add_classification
 from scipion_faml.enhanced import EnhancedState
 from scipion_faml.evaluation.fsc import resolution_angst
@@ -49,8 +50,6 @@ from scipion_faml.folds import fold_of
 from scipion_faml.io import (
     ParticleTable,
     SubtomogramSource,
-    open_source,
-    read_particles,
     replacing,
     write_particles,
     write_volume,
@@ -95,6 +94,7 @@ DEFAULT_ITERATIONS = {"paper": 20, "enhanced": 60}
 @enhanced_options
 @paper_options
 @candidate_options
+@skip_bad_option
 @click.option("--output", type=click.Path(path_type=Path), default=Path("classify"),
               show_default=True, help="Folder.")
 @cluster_options
@@ -103,8 +103,8 @@ DEFAULT_ITERATIONS = {"paper": 20, "enhanced": 60}
 def classify(
     particles: Path, n_classes: int | str, iterations: int | None, mode: str,
     references: tuple[Path, ...], mask: Path | None, low_pass: float | None,
-    max_candidates: int | None, angular_step: float, output: Path, cluster: Cluster,
-    as_json: bool, overwrite: bool, **settings: Any,
+    max_candidates: int | None, angular_step: float, skip_bad: bool, output: Path,
+    cluster: Cluster, as_json: bool, overwrite: bool, **settings: Any,
 ) -> None:
     """Average (K = 1) or classify and average the subtomograms of a STAR file with FAML.
 
@@ -143,13 +143,13 @@ def classify(
     _reopen_unless_done(run, config.n_iterations)
 
     def work() -> dict[str, Any]:
-        table = read_particles(particles)
-        source = open_source(table)
-        config.check_size(len(source))
-        n_bytes = cluster.cache_bytes(config, source.n, source.voxel_size_angst)
-        with cluster.opened() as executor:
-            engine = Engine(source, config, executor, load_mask(source, mask), n_bytes)
-            return classify_particles(table, engine, run, references)
+        with usable_particles(particles, skip_bad, run, cluster.workers) as found:
+            source = found.source
+            config.check_size(len(source))
+            n_bytes = cluster.cache_bytes(config, source.n, source.voxel_size_angst)
+            with cluster.opened() as executor:
+                engine = Engine(source, config, executor, load_mask(source, mask), n_bytes)
+                return found.told(classify_particles(found.table, engine, run, references))
 
     run_once(run, work, as_json)
 

@@ -134,16 +134,29 @@ HEADER = mrcfile.dtypes.HEADER_DTYPE
 FIELDS = [name for name in HEADER.names if name not in ("extra1", "extra2")]
 
 
+def good_header(shape: tuple[int, ...], voxel_size: float = VOXEL_SIZE) -> Any:
+    """The header of a volume of float32."""
+    header = np.zeros((), HEADER).view(np.recarray)
+    header.nz, header.ny, header.nx = header.mz, header.my, header.mx = shape
+    header.mode, header.map, header.machst = 2, b"MAP ", [0x44, 0x44, 0, 0]
+    for axis, n in zip("zyx", shape, strict=True):
+        header.cella[axis] = n * voxel_size
+    header.cellb.alpha = header.cellb.beta = header.cellb.gamma = 90.0
+    header.mapc, header.mapr, header.maps, header.ispg, header.nversion = 1, 2, 3, 1, 20140
+    return header
+
+
+def write_raw(path: Path, values: Any, voxel_size: float = VOXEL_SIZE) -> None:
+    """Write a volume whatever it holds."""
+    values = np.asarray(values, dtype="<f4")
+    path.write_bytes(good_header(values.shape, voxel_size).tobytes() + values.tobytes())
+
+
 @st.composite
 def mrc_bytes(draw: Any, n: int = BOX) -> bytes:
     """An MRC file with some fields, values or its length spoilt."""
     data = np.array(blob(draw(st.integers(0, 3)), n))
-    header = np.zeros((), HEADER).view(np.recarray)
-    header.nx = header.ny = header.nz = header.mx = header.my = header.mz = n
-    header.mode, header.map, header.machst = 2, b"MAP ", [0x44, 0x44, 0, 0]
-    header.cella.x = header.cella.y = header.cella.z = n * VOXEL_SIZE
-    header.cellb.alpha = header.cellb.beta = header.cellb.gamma = 90.0
-    header.mapc, header.mapr, header.maps, header.ispg, header.nversion = 1, 2, 3, 1, 20140
+    header = good_header(data.shape)
     for _ in range(draw(st.integers(0, 3))):
         _spoil(draw, header)
     values = data.astype(draw(st.sampled_from(["<f4"] * 6 + [
