@@ -155,9 +155,9 @@ def test_a_checkpoint_holds_the_whole_state(data, finished):
             assert type(first) is type(second), field.name
 
 
-def test_a_checkpoint_without_references_is_refused(finished):
+def test_a_checkpoint_without_references_is_no_place_to_go_on_from(finished):
     settings = json.loads((finished / "iter_001" / "meta.json").read_text())["settings"]
-    with pytest.raises(ValueError, match=r"holds no enhanced\.npz to go on from"):
+    with pytest.raises(checkpoint.DamagedError, match=r"iter_001/enhanced\.npz is missing"):
         checkpoint.load(finished / "iter_001", settings)
 
 

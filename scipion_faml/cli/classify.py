@@ -216,10 +216,9 @@ def classify_particles(
     source, config = engine.source, engine.config
     state: ModelState | None = None
     previous, history = None, []
-    found = checkpoint.newest(run.output)
+    found = checkpoint.load_newest(run.output, run.settings)
     if found is not None:
-        loaded = checkpoint.load(found, run.settings)
-        state, previous, history = loaded.state, loaded.assignments, loaded.history
+        state, previous, history = found.state, found.assignments, found.history
         logger.info("continuing after iteration %d of %s", state.iteration, run.output)
     maps = [in_box_of(source, path) for path in references] if found is None else []
     run.status.update(counts={"particles": len(source)})
