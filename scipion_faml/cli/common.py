@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,8 +18,8 @@ import numpy as np
 
 from scipion_faml import __version__
 from scipion_faml.cli.invocation import invocation_of
+from scipion_faml.disk import DiskError, remove_leftovers, replacing, write_faults
 from scipion_faml.execution import ClusterError
-from scipion_faml.io import replacing
 from scipion_faml.status import FINISHED, StatusFile, read_json
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def report_errors(command: click.Command, arguments: list[str]) -> int:
         message = " ".join(str(error).split())
         click.echo(f"error: {message}", err=True)
         _note_error(message)
-        return 1 if isinstance(error, ClusterError) else 2
+        return 1 if isinstance(error, (ClusterError, DiskError)) else 2
     return 0
 
 
@@ -58,7 +58,8 @@ def _note_error(message: str) -> None:
     """Leave the message in the file that a calling program named in FAML_ERROR_FILE."""
     path = os.environ.get("FAML_ERROR_FILE")
     if path:
-        Path(path).write_text(message)
+        with suppress(OSError):  # a full disk may be what it says
+            Path(path).write_text(message)
 
 
 def common_options(function: F) -> F:
@@ -211,7 +212,8 @@ class Run:
 
     The record (`run.json` in a folder, `NAME.json` beside a file) is written last: where it lies,
     the run is complete. A run with the same verb, settings and inputs is then not repeated; one
-    with others is refused unless `overwrite`.
+    with others is refused unless `overwrite`. Beside a file, `.NAME.begun` lies as long as the run
+    is not complete: what is there was made by a run that was killed, and is replaced.
     """
 
     def __init__(self, verb: str, output: Path | str, settings: dict[str, Any],
@@ -229,13 +231,26 @@ class Run:
         self.settings = plain(
             {"verb": verb, **settings, "inputs": {str(p): file_stamp(p) for p in inputs}}
         )
-        self._refuse_or_clear(is_file, overwrite)
+        self._begun = self.output.with_name(f".{self.output.name}.begun") if is_file else None
+        self._refuse_or_clear(overwrite)
         if not is_file:
-            self.output.mkdir(parents=True, exist_ok=True)
-
-    def _refuse_or_clear(self, is_file: bool, overwrite: bool) -> None:
+            with write_faults(self.output):
+                self.output.mkdir(parents=True, exist_ok=True)
         if not self.record.exists():
-            if is_file and self.output.exists() and not overwrite:
+            self._clean()
+
+    def _clean(self) -> None:
+        """Remove what a run that was killed left half written."""
+        if self._begun is None:
+            remove_leftovers(self.output)
+        elif self._begun.exists():
+            for stem in (self.output.stem, self.output.name):  # of the record, too
+                remove_leftovers(self.output.parent, stem)
+
+    def _refuse_or_clear(self, overwrite: bool) -> None:
+        if not self.record.exists():
+            is_other = self._begun is not None and not self._begun.exists()
+            if is_other and self.output.exists() and not overwrite:
                 raise ValueError(f"{self.output} exists: choose another or add --overwrite")
             return
         if self.finished_result is None and not overwrite:
@@ -287,6 +302,13 @@ class Run:
                 if context is not None:
                     status.warn(invocation_of(context).warnings)
 
+    def begin(self) -> None:
+        """Note that what is written from now on is of a run that is not complete."""
+        if self._begun is not None:
+            with write_faults(self.output):
+                self._begun.parent.mkdir(parents=True, exist_ok=True)
+                self._begun.touch()
+
     def reopen(self) -> None:
         """Forget that the run finished: it goes on."""
         self.record.unlink(missing_ok=True)
@@ -297,6 +319,8 @@ class Run:
         with replacing(self.record) as temporary:
             temporary.write_text(json.dumps(
                 {"version": __version__, "settings": self.settings, "result": result}, indent=1))
+        if self._begun is not None:
+            self._begun.unlink(missing_ok=True)
         return dict(result)
 
 
@@ -310,6 +334,7 @@ def run_once(run: Run, work: Callable[[], dict[str, Any]], as_json: bool) -> Non
                 _note(result, status)
     else:
         with run.watched() as status:
+            run.begin()
             run.report.clear()
             result = plain(work())
             run.report.complete(result)

@@ -17,6 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,10 +136,8 @@ def finish(folder: Path, words: Sequence[str], **variables: str) -> Ended:
 
 def kill_group(process: subprocess.Popen[str], number: int = signal.SIGKILL) -> None:
     """Send a signal to a process and all that it started."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def cpu_seconds(pid: int) -> float:

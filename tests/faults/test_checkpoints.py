@@ -1,4 +1,4 @@
-"""Iterations on disk that are damaged: a run goes back to one before, says so, and ends the same."""
+"""Damaged iterations on disk: a run goes back to one before, says so, and ends the same."""
 
 import json
 import shutil
@@ -64,7 +64,7 @@ DAMAGES = (truncated, one_bit, emptied, removed, zeroed)
 @pytest.mark.parametrize("file", ["state.npz", "enhanced.npz", "meta.json", "class_001.mrc"])
 def test_a_damaged_iteration_is_noticed_and_the_one_before_is_loaded(
         file, damage, unfinished, tmp_path, caplog):
-    if (file, damage) in ((("class_001.mrc"), one_bit), ("class_001.mrc", zeroed)):
+    if (file, damage) in (("class_001.mrc", one_bit), ("class_001.mrc", zeroed)):
         pytest.skip("a run does not go on from the averages as pictures")
     output = tmp_path / "out"
     shutil.copytree(unfinished["classify-enhanced"] / "out", output)

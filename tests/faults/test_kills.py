@@ -116,7 +116,7 @@ def test_a_run_that_is_asked_to_stop_says_one_line_and_goes_on_later(
         assert ended.status == 1
         assert len(ended.lines) == 1 and number.name in ended.lines[0], ended.said
         assert "same command" in ended.lines[0]
-        assert not [path for path in folder.rglob("*.tmp*")], "temporary files"
+        assert not list(folder.rglob("*.tmp*")), "temporary files"
     finish(folder, words)
     same(folder, expected.contents, f"{name} stopped by {number.name}")
 
