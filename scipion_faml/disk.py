@@ -107,55 +107,51 @@ def _of_writing(error: OSError, path: Path) -> DiskError | None:
 
 
 # ------------------------------------------------------------------------------------- leftovers
-def remove_leftovers(folder: Path, stem: str = "") -> int:
-    """Remove temporary files and folders that killed runs left in a folder; return their number.
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files and folders that killed runs left in a folder and those below it.
 
-    Those of processes that are still there stay.
-
-    Parameters
-    ----------
-    folder : with all folders below it, or, with a stem, alone
-    stem : of the only file that is looked at
+    What belongs to processes that are still there stays.
     """
-    removed = 0
-    for path in _temporaries(folder, stem):
-        found = TEMPORARY.match(path.name)
-        if found is None or _is_alive(int(found[1])):
-            continue
-        with suppress(OSError):
-            _remove(path)
-            removed += 1
-    if removed:
-        logger.info("%s: removed %d temporary file(s) of a run that was killed", folder, removed)
-    return removed
-
-
-def _temporaries(folder: Path, stem: str) -> list[Path]:
-    if stem:
-        return [path for path in folder.glob(f".{glob_escaped(stem)}.*") if ".tmp" in path.name]
     found = []
     for parent, folders, files in os.walk(folder):
-        found += [Path(parent, name) for name in (*folders, *files) if ".tmp" in name]
+        found += [Path(parent, name) for name in (*folders, *files)
+                  if not _is_alive(_process_of(name))]
         folders[:] = [name for name in folders if not TEMPORARY.match(name)]
-    return found
+    _remove_all(found, folder)
 
 
-def glob_escaped(name: str) -> str:
-    """A name in which no letter stands for others."""
-    return re.sub(r"([*?[])", r"[\1]", name)
+def remove_leftovers_of(process: str, folder: Path) -> None:
+    """Remove temporary files that a killed process, named by its number, left in a folder."""
+    if process.isdecimal() and not _is_alive(process):
+        _remove_all([p for p in folder.iterdir() if _process_of(p.name) == process], folder)
 
 
-def _is_alive(process: int) -> bool:
-    """Whether a process of this machine, which is not this one, exists."""
-    if process == os.getpid():
-        return False
+def _process_of(name: str) -> str | None:
+    """The process that a temporary file belongs to, by its name; None for other files."""
+    found = TEMPORARY.match(name)
+    return found[1] if found else None
+
+
+def _is_alive(process: str | None) -> bool:
+    """Whether a process of this machine, which is not this one, may be alive."""
+    if process is None:
+        return True
     try:
-        os.kill(process, 0)
+        os.kill(int(process), 0)
     except ProcessLookupError:
         return False
-    except OSError:
+    except (OSError, OverflowError):
         return True
-    return True
+    return int(process) != os.getpid()
+
+
+def _remove_all(paths: list[Path], folder: Path) -> None:
+    for path in paths:
+        with suppress(OSError):
+            _remove(path)
+    if paths:
+        logger.info("%s: removed %d temporary file(s) of a run that was killed", folder,
+                    len(paths))
 
 
 def _remove(path: Path) -> None:

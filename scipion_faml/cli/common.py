@@ -18,7 +18,13 @@ import numpy as np
 
 from scipion_faml import __version__
 from scipion_faml.cli.invocation import invocation_of
-from scipion_faml.disk import DiskError, remove_leftovers, replacing, write_faults
+from scipion_faml.disk import (
+    DiskError,
+    remove_leftovers,
+    remove_leftovers_of,
+    replacing,
+    write_faults,
+)
 from scipion_faml.execution import ClusterError
 from scipion_faml.status import FINISHED, StatusFile, read_json
 
@@ -238,14 +244,15 @@ class Run:
                 self.output.mkdir(parents=True, exist_ok=True)
         if not self.record.exists():
             self._clean()
+        elif self._begun is not None:
+            self._begun.unlink(missing_ok=True)  # killed when all but this was done
 
     def _clean(self) -> None:
         """Remove what a run that was killed left half written."""
         if self._begun is None:
             remove_leftovers(self.output)
         elif self._begun.exists():
-            for stem in (self.output.stem, self.output.name):  # of the record, too
-                remove_leftovers(self.output.parent, stem)
+            remove_leftovers_of(self._begun.read_text(), self.output.parent)
 
     def _refuse_or_clear(self, overwrite: bool) -> None:
         if not self.record.exists():
@@ -302,12 +309,20 @@ class Run:
                 if context is not None:
                     status.warn(invocation_of(context).warnings)
 
-    def begin(self) -> None:
-        """Note that what is written from now on is of a run that is not complete."""
-        if self._begun is not None:
-            with write_faults(self.output):
-                self._begun.parent.mkdir(parents=True, exist_ok=True)
-                self._begun.touch()
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        """Note that what the block writes is of a run that is not complete; a failure may be."""
+        if self._begun is None:
+            yield
+            return
+        with write_faults(self.output):
+            self._begun.parent.mkdir(parents=True, exist_ok=True)
+            self._begun.write_text(str(os.getpid()))
+        try:
+            yield
+        finally:
+            if self.record.exists() or not self.output.exists():
+                self._begun.unlink(missing_ok=True)
 
     def reopen(self) -> None:
         """Forget that the run finished: it goes on."""
@@ -319,8 +334,6 @@ class Run:
         with replacing(self.record) as temporary:
             temporary.write_text(json.dumps(
                 {"version": __version__, "settings": self.settings, "result": result}, indent=1))
-        if self._begun is not None:
-            self._begun.unlink(missing_ok=True)
         return dict(result)
 
 
@@ -333,8 +346,7 @@ def run_once(run: Run, work: Callable[[], dict[str, Any]], as_json: bool) -> Non
             with run.watched() as status:
                 _note(result, status)
     else:
-        with run.watched() as status:
-            run.begin()
+        with run.watched() as status, run.begun():
             run.report.clear()
             result = plain(work())
             run.report.complete(result)
