@@ -29,6 +29,7 @@ from scipion_faml.evaluation.similarity import similarity
 from scipion_faml.evaluation.superposition import evaluation_mask
 from scipion_faml.execution import executor_of
 from scipion_faml.io import ANGLES, ParticleTable, read_cube, read_particles, write_particles
+from scipion_faml.plots import validation as pictures
 from scipion_faml.symmetry import symmetry_rotations
 from scipion_faml.types import IntArray
 
@@ -229,12 +230,11 @@ def _show(page: RunReport, figure: Path | None, result: dict[str, Any]) -> None:
               f"{a['cc_masked']:.2f}, FSC 0.5 at {a['fsc_half_angst']:.1f} A."
               for a in result["averages"][:2]]
     page.say_in_short(*lines)
-    arguments = (result["confusion"], [f"A {k}" for k in result["classes_a"]],
-                 [f"B {k}" for k in result["classes_b"]])
+    arguments = (result["confusion"], result["classes_a"], result["classes_b"])
     page.draw("Classes", "Particles of each class of A (rows) in each class of B (columns).",
-              plots.confusion, *arguments)
+              pictures.run_agreement, *arguments)
     if result["averages"]:
         page.draw("Averages", "Matched averages, superposed.", plots.fsc_curves, {
             f"A {a['class_a']}, B {a['class_b']}": (a["frequency_per_angst"], a["fsc"])
             for a in result["averages"]})
-    write_figure(figure, plots.confusion, *arguments)
+    write_figure(figure, pictures.run_agreement, *arguments)

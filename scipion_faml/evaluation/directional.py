@@ -37,9 +37,13 @@ class DirectionalFsc:
     n: int  # box, voxels
 
     def resolution_angst(self, voxel_size_angst: float, threshold: float) -> FloatArray:
-        """Return where the FSC of every direction first falls below a threshold (D,)."""
+        """Return where the FSC of every direction falls below a threshold for two shells (D,).
+
+        A cone holds few samples of a shell: one shell alone may fall below by chance.
+        """
         # Shells that cannot be judged are the lowest: they count as agreeing.
         known = np.where(np.isnan(self.fsc), 1.0, self.fsc)
+        known[:, :-1] = np.maximum(known[:, :-1], known[:, 1:])
         return np.array([
             resolution_angst(curve, self.n, voxel_size_angst, threshold) for curve in known])
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from scipion_faml.plots.judged import confusion
 from scipion_faml.plots.style import COLOURS, GREY, grid_of, new_figure, tidy
 from scipion_faml.types import BoolArray, FloatArray
 
@@ -64,9 +65,11 @@ def _value_disc(
     pixel, inside = directions_of_disc()
     nearest = cKDTree(both).query(pixel.reshape(-1, 3))[1] % len(direction)
     picture = np.where(inside, value[nearest].reshape(inside.shape), np.nan)
+    # A few odd directions must not take up the scale.
+    low, high = np.quantile(value, [0.02, 0.98])
     image = axes.imshow(picture, origin="lower", extent=(-1, 1, -1, 1), cmap="viridis",
-                        interpolation="nearest")
-    figure.colorbar(image, ax=axes, shrink=0.8, label=unit)
+                        interpolation="nearest", vmin=low, vmax=max(high, low + 1e-6))
+    figure.colorbar(image, ax=axes, shrink=0.8, label=unit, extend="both")
     _disc(axes)
 
 
@@ -196,6 +199,16 @@ def self_correlation(
         axes[1].set_yscale("log")
         axes[1].set_ylim(max(1e-6, 0.3 * float(share[share > 0].min(initial=1.0))), 1.0)
         tidy(axes[1], "order m", "share of the power")
+    return figure
+
+
+def run_agreement(
+    matrix: ArrayLike, classes_a: Sequence[int], classes_b: Sequence[int]
+) -> Figure:
+    """Return how many particles of each class of run A (rows) are in each of run B (columns)."""
+    figure = confusion(matrix, [str(k) for k in classes_a], [str(k) for k in classes_b])
+    figure.axes[0].set_ylabel("class in run A")
+    figure.axes[0].set_xlabel("class in run B")
     return figure
 
 
