@@ -13,11 +13,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
 from pwem.protocols import EMProtocol
 from pyworkflow import NEW
+from pyworkflow.constants import QUEUE_FOR_JOBS
 from pyworkflow.exceptions import PyworkflowException
 from pyworkflow.object import PointerList
 from pyworkflow.protocol import params
@@ -25,9 +27,11 @@ from pyworkflow.utils import Environ
 from tomo.protocols import ProtTomoBase
 
 from scipion_faml.convert import clones, tilt_range_of
+from scipion_faml.status import HEARTBEAT_SECONDS, STATUS_FILE
 from scipion_faml.wedge import MissingWedge
 
 from .cluster_form import CLUSTER_ROWS
+from .run_status import RunStatus
 
 # Form rows that say how a run is done, not what comes out of it.
 NOT_SETTINGS = {
@@ -35,6 +39,7 @@ NOT_SETTINGS = {
     "useQueue", "queueParams", "gpuList", "useGpu", *CLUSTER_ROWS,
 }
 MAX_LINKS = 8  # to reports, in the summary
+QUEUE_PATIENCE_SECONDS = 3 * HEARTBEAT_SECONDS  # for what a job wrote on another machine
 
 
 class ProtFamlBase(EMProtocol, ProtTomoBase):
@@ -50,6 +55,20 @@ class ProtFamlBase(EMProtocol, ProtTomoBase):
         if kwargs.get("objComment"):
             self.setObjComment(kwargs["objComment"])
 
+    # -------------------------------------------------------------------------------- status
+    def run(self):
+        """Run all steps; extra/status.json says how it goes and how it ended."""
+        self._runStatus = RunStatus(self)
+        self._runStatus.begin()
+        try:
+            super().run()
+        finally:
+            self._runStatus.end()
+
+    def count(self, **counts):
+        """Say in extra/status.json how many there are of what, for example tomograms=3."""
+        self._runStatus.count(**counts)
+
     # ------------------------------------------------------------------------------ commands
     def runVerb(self, verb, *arguments, **options):
         """Run `python -m scipion_faml VERB ARGUMENTS --option value ...` and wait for it.
@@ -58,18 +77,73 @@ class ProtFamlBase(EMProtocol, ProtTomoBase):
         The command's log goes to the run's log; its one-line error becomes the run's error.
         """
         command = ["-m", "scipion_faml", verb, *map(str, arguments), *_as_options(options)]
-        error_file = Path(self._getTmpPath(f"{verb}-{os.getpid()}-{id(command)}.err"))
+        error_file = Path(self._getTmpPath(f"{verb}-{os.getpid()}-{id(command)}.err")).resolve()
         environment = Environ(self._getEnviron() or os.environ)
-        environment["FAML_ERROR_FILE"] = str(error_file.resolve())
+        environment["FAML_ERROR_FILE"] = str(error_file)
+        environment[STATUS_FILE] = str(self._runStatus.path)
         environment.update(self._gpuVariables())
+        # 2>&1: the command logs to stderr, which Scipion shows as errors.
+        line = shlex.join(command) + " 2>&1"
         try:
-            # 2>&1: the command logs to stderr, which Scipion shows as errors.
-            self.runJob(sys.executable, shlex.join(command) + " 2>&1", env=environment,
-                        numberOfMpi=1)
+            if self.useQueueForSteps():
+                self._runInQueue(line, environment, error_file.with_suffix(".exit"))
+            else:
+                self.runJob(sys.executable, line, env=environment, numberOfMpi=1)
         except subprocess.CalledProcessError as error:
             message = error_file.read_text().strip() if error_file.exists() else (
                 f"scipion-faml {verb} stopped with status {error.returncode}: see the output log")
             raise PyworkflowException(message) from None
+
+    def _runInQueue(self, line, environment, exit_file):
+        """Run a command as a job of its own; Scipion does not ask how a job ended.
+
+        Raises
+        ------
+        CalledProcessError
+            If the command failed.
+        PyworkflowException
+            If the job is gone and left nothing.
+        """
+        exit_file.unlink(missing_ok=True)
+        self.runJob(sys.executable, f"{line}; echo $? > {shlex.quote(str(exit_file))}",
+                    env=environment, numberOfMpi=1)
+        if not self._isThere(exit_file):
+            raise PyworkflowException(
+                "the queue's job ended before its command did (killed, out of time or memory?): "
+                f"see {self._getLogsPath()}; Continue goes on")
+        status = int(exit_file.read_text())
+        if status:
+            raise subprocess.CalledProcessError(status, line)
+
+    def _isThere(self, exit_file):
+        """Wait for a file of a job that the queue does not know any more; return whether it came.
+
+        A queue that does not answer looks as if the job had ended: while the command writes its
+        status it has not.
+        """
+        alive, seen = time.monotonic(), None
+        while not _has_text(exit_file):
+            stamp = _stamp_of(self._runStatus.path)
+            if stamp != seen:
+                alive, seen = time.monotonic(), stamp
+            if time.monotonic() - alive > QUEUE_PATIENCE_SECONDS:
+                return False
+            time.sleep(1.0)
+        return True
+
+    def getSubmitDict(self):
+        """Return Scipion's variables of a queue's job; JOB_THREADS counts the commands' threads.
+
+        Scipion's own number is that of steps at a time, where a protocol has such.
+        """
+        variables = super().getSubmitDict()
+        if self.modeParallel() and "JOB_THREADS" not in self.getQueueParams()[1]:
+            at_once = max(1, self.numberOfThreads.get() - 1)
+            if variables[QUEUE_FOR_JOBS] == "Y":
+                at_once = 1
+            variables["JOB_THREADS"] = at_once * max(1, self.getBinThreads())
+            variables["JOB_CORES"] = variables["JOB_NODES"] * variables["JOB_THREADS"]
+        return variables
 
     def _gpuVariables(self):
         """Return the environment that shows a command the GPUs of its step only."""
@@ -231,6 +305,15 @@ class ProtFamlBase(EMProtocol, ProtTomoBase):
 
     def _citations(self):
         return ["Zhao2018"]
+
+
+def _has_text(path):
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _stamp_of(path):
+    """What changes when a file is written; None while there is none."""
+    return path.stat().st_mtime_ns if path.is_file() else None
 
 
 def _as_options(options):
