@@ -11,6 +11,7 @@ Dask is imported where it is needed: everything else works without.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import queue
 import signal
@@ -63,6 +64,7 @@ class WorkerDesk:
         self._opened: tuple[str, OpenedJob] | None = None
         self._lock = threading.Lock()
         self._one_thread = threadpool_limits(limits=1, user_api="blas")
+        _keep_freed_memory()
 
     def kept(self, key: str, make: Callable[[], Any]) -> Any:
         """Return what is kept under a key; made, and all else dropped, where there is nothing."""
@@ -78,6 +80,18 @@ class WorkerDesk:
                 self._opened = None
                 self._opened = (key, recipe.open(self))
             return self._opened[1]
+
+
+def _keep_freed_memory() -> None:
+    """Undo what Dask asks of malloc: to give back every temporary array at once.
+
+    New pages for each of them take longer than the work itself. These are the values that glibc
+    comes to by itself where it is let (mallopt(3): M_TRIM_THRESHOLD, M_MMAP_THRESHOLD).
+    """
+    with suppress(OSError, AttributeError):  # another system
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-1, 2**26)
+        mallopt(-3, 2**25)
 
 
 def _desk_of(worker: Any) -> WorkerDesk:
