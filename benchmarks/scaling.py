@@ -57,6 +57,7 @@ NETWORK = 1.2e9  # bytes a second between machines: 10 Gbit/s
 DISK = 2e9  # bytes a second of shared storage, all readers together
 CORES_PER_MACHINE = 32
 CACHE_PER_PROCESS = 1.8e9  # of 4 GB: what `cluster` gives to particles
+HEAD_BYTES = 2000.0  # of the head, per particle: the growth of whole runs (--memory-at)
 ITERATIONS = {"start": 8, "broad": 4, "local": 20}  # of a run
 
 
@@ -84,7 +85,6 @@ class Overhead:
 
     task_seconds: float  # of the scheduler's and the head's CPU, for a task
     process_bytes: int  # of a worker that has done nothing
-    row_bytes: float  # of the head, per particle
 
 
 def a_state(bench: Workbench, maps: np.ndarray, poses: Any, kind: str) -> EnhancedState:
@@ -150,7 +150,7 @@ def prepare_seconds(step: EStep) -> float:
 
 
 def measure_overhead() -> Overhead:
-    """Time of empty tasks through one worker, and memory of a process and of rows."""
+    """Time of empty tasks through one worker, and memory of a process."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
     from dask_jobs import NumberJob, number_groups
 
@@ -161,7 +161,7 @@ def measure_overhead() -> Overhead:
         list(executor.sums(NumberJob(), number_groups([32] * (count // 32)), lambda block: None))
         task = (time.process_time() - started) / count
         process = next(iter(executor.client.run(_resident).values()))
-    return Overhead(task, process, _row_bytes())
+    return Overhead(task, process)
 
 
 def _resident() -> int:
@@ -172,36 +172,6 @@ def _resident() -> int:
     import scipion_faml.enhanced  # noqa: F401
 
     return int(psutil.Process().memory_info().rss)
-
-
-def _row_bytes() -> float:
-    """Memory of the head for a particle: its row, files, peaks and results."""
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[2])\n"
-        "from scaling import rows_at_hand\n"
-        "kept = rows_at_hand(int(sys.argv[1]))\n"
-        "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\n")
-    here = str(Path(__file__).resolve().parent)
-    peaks = [int(subprocess.run([sys.executable, "-c", code, str(count), here], check=True,
-                                capture_output=True, text=True).stdout) for count in (10, 50_000)]
-    return (peaks[1] - peaks[0]) * 1024 / 50_000
-
-
-def rows_at_hand(count: int) -> Any:
-    """What the head holds of particles between iterations."""
-    from scipion_faml.enhanced.estep import FoundTable
-    from scipion_faml.geometry import RigidTransforms
-
-    names = [f"/data/project/Runs/000123/extra/subtomograms/particle_{i:07d}.mrc"
-             for i in range(count)]
-    table = ParticleTable(
-        pd.DataFrame({"rlnImageName": names, "rlnOpticsGroup": 1}), optics_table(10.0, 64, [WEDGE]))
-    source = FileSource([str(x) for x in table.rows["rlnImageName"]], [WEDGE] * count, 64, 10.0)
-    found = [FoundTable(
-        np.arange(count), np.zeros(count, int), RigidTransforms.identity(count), np.ones(count),
-        np.ones(count), np.ones((count, 3)), np.ones(count), np.full(count, 4),
-        np.zeros(4 * count, int), RigidTransforms.identity(4 * count)) for _ in range(2)]
-    return table, source, found
 
 
 # ----------------------------------------------------------------------------------- predicting
@@ -255,7 +225,7 @@ def predict(
     config = FamlConfig(mode="enhanced", n_classes=n_classes, n_folds=n_folds)
     worker = needed_bytes(config, n, VOXEL_ANGST, 1) + min(
         CACHE_PER_PROCESS, m.kept * n_particles / n_cores)
-    head = o.process_bytes + n_particles * (o.row_bytes + m.block) + 6 * m.recipe + 40 * m.sums
+    head = o.process_bytes + n_particles * (HEAD_BYTES + m.block) + 6 * m.recipe + 40 * m.sums
     return Prediction(parts, worker, head)
 
 
@@ -348,7 +318,7 @@ def print_measured(rows: list[Measured], o: Overhead, n: int, n_classes: int) ->
         values = " | ".join(f"{getattr(m, name) / unit:.3g} {digits}" for m in rows)
         click.echo(f"| {label} | {values} |")
     click.echo(f"\nA task: {o.task_seconds * 1e3:.2f} ms of scheduler and head; a process: "
-               f"{o.process_bytes / 1e6:.0f} MB; a particle on the head: {o.row_bytes:.0f} B")
+               f"{o.process_bytes / 1e6:.0f} MB")
 
 
 def print_predictions(rows: list[Measured], o: Overhead, n: int, n_classes: int) -> None:
