@@ -202,7 +202,7 @@ def assign(
 class SufficientStatistics:
     """Sums over particles; all that the M-step sees. `a + b` merges two sets of particles.
 
-    Particles of even and odd index are summed apart (axis `half`), for a Fourier shell correlation.
+    Two halves of the particles are summed apart (axis `half`), for a Fourier shell correlation.
     """
 
     signal: ComplexArray  # (2, K, J) complex128, sum gamma R^-1 (w X)
@@ -243,11 +243,10 @@ class SufficientStatistics:
 
 
 def accumulate(
-    statistics: SufficientStatistics, observation: Observation, assignment: Assignment
+    statistics: SufficientStatistics, observation: Observation, assignment: Assignment, half: int
 ) -> SufficientStatistics:
-    """Add one particle to `statistics`: its arrays are updated in place, the new sums returned."""
+    """Add one particle to half 0 or 1: the arrays are updated in place, the new sums returned."""
     candidates, gamma = assignment.candidates, assignment.responsibility
-    half = observation.index % 2
     rotation, shift_xyz = candidates.transforms.rotation, candidates.transforms.shift_xyz
     for k in np.unique(candidates.class_index[gamma > 0]):
         m = np.flatnonzero((gamma > 0) & (candidates.class_index == k))
@@ -355,6 +354,6 @@ def observed_averages(
 
 
 def half_averages(statistics: SufficientStatistics, samples: SampleSet) -> FloatArray:
-    """Return the averages of even and odd particles, (2, K, n, n, n) float32."""
+    """Return the averages of both halves of the particles, (2, K, n, n, n) float32."""
     halves = zip(statistics.signal, statistics.coverage, statistics.weight, strict=True)
     return np.stack([observed_averages(*half, samples) for half in halves])

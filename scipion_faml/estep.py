@@ -152,13 +152,13 @@ def known_block(
     block: ParticleBlock, source: SubtomogramSource, geometry: Geometry, config: FamlConfig
 ) -> BlockSums:
     """Return the statistics of particles of a block whose class and pose are known."""
-    assert block.class_index is not None and block.poses is not None
+    assert block.class_index is not None and block.poses is not None and block.half is not None
     statistics = SufficientStatistics.zero(config.n_classes, geometry.samples)
     for row, i in enumerate(block.indices):
         observation = geometry.observe(source, i)
         candidates = known_pose(block.poses[[row]], int(block.class_index[row]))
         assignment = Assignment(i, candidates, np.ones(1), 0.0)
-        statistics = accumulate(statistics, observation, assignment)
+        statistics = accumulate(statistics, observation, assignment, int(block.half[row]))
     return BlockSums(statistics, [], {})
 
 
@@ -193,7 +193,7 @@ def e_step_block(
         candidates = propose(observation, references, config, search, before)
         clock.append(time.perf_counter())
         assignment = assign(observation, candidates, state, posterior, config.min_responsibility)
-        statistics = accumulate(statistics, observation, assignment)
+        statistics = accumulate(statistics, observation, assignment, i % 2)
         assignments.append(assignment)
         clock.append(time.perf_counter())
         for name, spent in zip(seconds, np.diff(clock), strict=True):
@@ -209,11 +209,12 @@ class ParticleBlock:
     indices: Sequence[int]
     class_index: IntArray | None = None  # (n,) of these particles
     poses: RigidTransforms | None = None  # n
+    half: IntArray | None = None  # (n,) 0 or 1, where classes are known
 
 
 def particle_blocks(
     n_particles: int, chunk_size: int, class_index: IntArray | None = None,
-    poses: RigidTransforms | None = None,
+    poses: RigidTransforms | None = None, half: IntArray | None = None,
 ) -> list[ParticleBlock]:
     """Return all particles in blocks, with what is known of each."""
     size, out = block_size(n_particles, chunk_size), []
@@ -222,7 +223,8 @@ def particle_blocks(
         out.append(ParticleBlock(
             range(rows.start, rows.stop),
             None if class_index is None else class_index[rows],
-            None if poses is None else poses[rows]))
+            None if poses is None else poses[rows],
+            None if half is None else half[rows]))
     return out
 
 

@@ -73,12 +73,27 @@ def accumulate_known(
     config: FamlConfig,
     executor: Executor | None = None,
     on_progress: Callable[[int, int], None] = ignore_progress,
+    half: IntArray | None = None,
 ) -> SufficientStatistics:
-    """Return the statistics of particles whose class and pose are known."""
+    """Return the statistics of particles whose class and pose are known.
+
+    `half` (N,) is 0 or 1 of each particle; without it they alternate within each class.
+    """
+    if half is None:
+        half = alternating_halves(class_index)
     geometry = Geometry.of(source, config, cache_bytes=0)
     job = EStep(None, config).opened(source, geometry)
-    blocks = particle_blocks(len(source), config.chunk_size, class_index, poses)
+    blocks = particle_blocks(len(source), config.chunk_size, class_index, poses, half)
     return sum_blocks(executor or SerialExecutor(), job, blocks, on_progress).statistics
+
+
+def alternating_halves(class_index: IntArray) -> IntArray:
+    """Return the half, 0 or 1, of each particle: in turn within each class."""
+    half = np.zeros(len(class_index), dtype=np.intp)
+    for k in np.unique(class_index):
+        members = np.flatnonzero(class_index == k)
+        half[members] = np.arange(len(members)) % 2
+    return half
 
 
 def with_symmetry(
@@ -104,6 +119,7 @@ def average_known(
     config: FamlConfig,
     executor: Executor | None = None,
     on_progress: Callable[[int, int], None] = ignore_progress,
+    half: IntArray | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """Return weighted averages of particles with known classes and poses, of config.symmetry.
 
@@ -112,9 +128,10 @@ def average_known(
     averages : (K, n, n, n) float32
         signal / coverage of each class.
     half_averages : (2, K, n, n, n) float32
-        The same of even and odd particles.
+        The same of each half of the particles (`accumulate_known`).
     """
-    statistics = accumulate_known(source, class_index, poses, config, executor, on_progress)
+    statistics = accumulate_known(
+        source, class_index, poses, config, executor, on_progress, half)
     samples = Geometry.of(source, config).samples
     statistics = with_symmetry(statistics, samples, config.group)
     whole = observed_averages(

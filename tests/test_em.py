@@ -125,7 +125,7 @@ def test_the_statistics_give_equations_10_to_13(n, exact_turns):
         observation = observe(volume, prepare_wedge(wedge, samples, plan), i)
         found = candidates_at(observation, references, QUARTER_TURNS[3:6], shifts)
         parts.append((observation, assign(observation, found, state)))
-        statistics = accumulate(statistics, *parts[-1])
+        statistics = accumulate(statistics, *parts[-1], i % 2)
     current = [r.turned(np.eye(3)) for r in references]
     new = m_step(statistics, state, current, samples)
 
@@ -186,7 +186,9 @@ def test_the_likelihood_never_falls_for_fixed_candidates(n, n_classes, exact_tur
         statistics = SufficientStatistics.zero(n_classes, samples)
         for observation in observations:
             found = candidates_at(observation, references, QUARTER_TURNS[:6], shifts)
-            statistics = accumulate(statistics, observation, assign(observation, found, state))
+            statistics = accumulate(
+                statistics, observation, assign(observation, found, state),
+                observation.index % 2)
         likelihood.append(statistics.log_likelihood)
         current = [r.turned(np.eye(3)) for r in references]
         state = m_step(statistics, state, current, samples)
@@ -203,7 +205,8 @@ def test_statistics_of_parts_add_up_to_those_of_the_whole():
         observation = observe(particle.volume, prepare_wedge(particle.wedge, samples, plan), i)
         one = np.ones(1)
         candidate = Candidates(poses[[i]], class_index[[i]], one, one, one, one)
-        return accumulate(statistics, observation, Assignment(i, candidate, one, -1.0))
+        return accumulate(
+            statistics, observation, Assignment(i, candidate, one, -1.0), i % 2)
 
     def total(indices):
         statistics = SufficientStatistics.zero(2, samples)

@@ -145,7 +145,7 @@ class Engine:
         statistics, parts = SufficientStatistics.zero(len(references), self.samples), []
         for i, observation in enumerate(self.observations):
             parts.append(assign(observation, self.candidates(i, references), state))
-            statistics = accumulate(statistics, observation, parts[-1])
+            statistics = accumulate(statistics, observation, parts[-1], i % 2)
         return parts, statistics
 
     def iterate(self, state):

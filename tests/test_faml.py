@@ -188,3 +188,21 @@ def test_particles_kept_between_iterations_change_no_bit(cache_bytes):
     assert (kept.sigma, kept.zeta) == (plain.sigma, plain.zeta)
     size = geometry.observe(source, 0).n_bytes
     assert len(geometry._observations) == min(7, cache_bytes // size)
+
+
+def test_halves_alternate_within_a_class_and_not_over_the_table(one_structure):
+    source, _, poses = one_structure
+    class_index = np.arange(len(source)) % 2
+    _, halves = average_known(source, class_index, poses, FamlConfig(n_classes=2))
+    assert halves.std(axis=(2, 3, 4)).min() > 0.0
+    half = np.arange(len(source)) // 2 % 2
+    _, told = average_known(source, class_index, poses, FamlConfig(n_classes=2), half=half)
+    assert np.array_equal(halves, told)
+
+
+def test_half_sets_that_are_named_are_averaged_apart(one_structure):
+    source, class_index, poses = one_structure
+    half = np.arange(len(source)) % 2
+    _, halves = average_known(source, class_index, poses, FamlConfig())
+    _, swapped = average_known(source, class_index, poses, FamlConfig(), half=1 - half)
+    assert np.array_equal(halves[0], swapped[1]) and np.array_equal(halves[1], swapped[0])

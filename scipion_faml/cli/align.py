@@ -35,12 +35,13 @@ from scipion_faml.faml import IterationResult
 from scipion_faml.impose import masked
 from scipion_faml.io import (
     FileSource,
+    ParticleTable,
     write_particles,
     write_volume,
 )
 from scipion_faml.model import SEARCHES, FamlConfig, ModelState
 from scipion_faml.plots import reports
-from scipion_faml.types import FloatArray
+from scipion_faml.types import FloatArray, IntArray
 
 
 # ------------------------------------------------------------------------------------- align
@@ -149,7 +150,8 @@ def average(
     """Average subtomograms with known poses, each weighted by what its wedge measured.
 
     Classes in rlnClassNumber are averaged apart (class_NNN.mrc); average.mrc holds all particles of
-    a single class. half1.mrc and half2.mrc hold those of odd and even rows.
+    a single class. half1.mrc and half2.mrc hold those of the
+    half-sets in rlnRandomSubset; without them, of every other particle of a class.
     """
     settings = {"low_pass": low_pass, "symmetry": symmetry, "mask": mask}
     inputs = [particles] if mask is None else [particles, mask]
@@ -170,12 +172,24 @@ def average(
         with cluster.opened() as executor:
             averages, halves = faml.average_known(
                 source, class_index, table.poses, config, executor,
-                progress_callback("particles"))
+                progress_callback("particles"), _half_sets(table))
         if mask_values is not None:
             averages = np.stack([masked(volume, mask_values) for volume in averages])
         return _write_averages(averages, halves, class_index, source, config, run)
 
     run_once(run, work, as_json)
+
+
+def _half_sets(table: ParticleTable) -> IntArray | None:
+    """The half, 0 or 1, of each particle where the table says it."""
+    if "rlnRandomSubset" not in table.rows:
+        return None
+    subset = table.rows["rlnRandomSubset"].to_numpy()
+    unknown = sorted(set(subset.tolist()) - {1, 2})
+    if unknown:
+        raise ValueError(f"rlnRandomSubset holds {unknown[0]}: half-sets are numbered 1 and 2; "
+                         "leave the column out to have every other particle in a half")
+    return (subset - 1).astype(np.intp)
 
 
 def _write_averages(
@@ -202,7 +216,7 @@ def _write_averages(
         f"{len(source)} particles in {len(averages)} average(s) of "
         f"{listed(counts)}.",
         resolutions_in_words([f"class {k}" for k in range(1, len(averages) + 1)], resolutions),
-        "Halves are even and odd rows: they agree too well where particles were aligned to one "
+        "Both halves agree too well where all particles were aligned to one "
         "reference.")
     add_averages(
         run.report, averages, [f"class {k}: {c} particles" for k, c in enumerate(counts, 1)],
