@@ -14,7 +14,7 @@ from phantoms import blobs, particles
 
 from scipion_faml import enhanced, faml
 from scipion_faml.cli import run
-from scipion_faml.execution import ClusterError, SerialExecutor, ThreadExecutor, block_size
+from scipion_faml.execution import ClusterError, SerialExecutor, ThreadExecutor
 from scipion_faml.io import open_source, read_particles
 from scipion_faml.model import FamlConfig
 
@@ -72,12 +72,6 @@ def test_sums_come_in_the_order_of_the_groups_and_each_block_is_told_of(two_proc
     sums = list(two_processes.sums(NumberJob(), groups, told.append))
     assert [s.order for s in sums] == [[0, 1, 2], [3], [4, 5, 6, 7, 8], [9, 10]]
     assert sorted(block.indices[0] for block in told) == list(range(11))
-
-
-def test_other_threads_or_processes_never_change_what_a_block_is():
-    # Sums depend on blocks: those depend on the number of particles alone.
-    assert [block_size(n, 4) for n in (12, 1000, 4096, 10**5, 10**6)] == [4, 4, 16, 28, 248]
-    assert [block_size(n, 16) for n in (12, 4096, 10**5, 10**6)] == [16, 16, 32, 256]
 
 
 # -------------------------------------------------------------------------------------- mistakes
@@ -144,7 +138,8 @@ def test_a_cluster_without_workers_is_given_up_after_the_time_set():
      (["--executor", "slurm", "--cluster-option", "queue"], "give KEY=VALUE"),
      (["--executor", "pbs", "--cluster-option", "jobs=0"], "give a number of jobs"),
      (["--executor", "slurm", "--cluster-option", "colour=red"], "check --cluster-option"),
-     (["--memory", "0.1"], "is too little: about")])
+     (["--memory", "0.1"], "is too little: about"),
+     (["--executor", "dask", "--workers", "9", "--memory", "1"], "use fewer --workers")])
 def test_options_that_make_no_sense_are_refused_before_anything_runs(
         words, message, capsys, tmp_path, source):
     if "colour=red" in words:

@@ -1,8 +1,16 @@
 import numpy as np
 import pytest
+from dask_jobs import NumberJob, number_groups
 from threadpoolctl import threadpool_info
 
-from scipion_faml.execution import SerialExecutor, ThreadExecutor, executor_of
+from scipion_faml.execution import (
+    BLOCKS_IN_GROUP,
+    SerialExecutor,
+    ThreadExecutor,
+    block_size,
+    executor_of,
+    in_groups,
+)
 
 
 def blas_threads(_):
@@ -35,3 +43,18 @@ def test_an_error_of_a_worker_reaches_the_caller():
 def test_no_worker_is_refused():
     with pytest.raises(ValueError, match="0 workers"):
         ThreadExecutor(0)
+
+
+@pytest.mark.parametrize("n_workers", [1, 2, 4])
+def test_sums_are_added_in_the_order_of_blocks_and_groups(n_workers):
+    told = []
+    sums = executor_of(n_workers).sums(NumberJob(), number_groups([3, 1, 40]), told.append)
+    assert [s.order for s in sums] == [[0, 1, 2], [3], list(range(4, 44))]
+    assert [block.indices[0] for block in told] == list(range(44))
+
+
+def test_blocks_and_groups_depend_on_the_number_of_particles_alone():
+    # Few particles: a chunk a block, for all workers to have some. Many: no more than 4096 blocks.
+    assert [block_size(n, 4) for n in (12, 1000, 4096, 10**5, 10**6)] == [4, 4, 16, 28, 248]
+    assert [block_size(n, 16) for n in (12, 4096, 10**5, 10**6)] == [16, 16, 32, 256]
+    assert [len(g) for g in in_groups(range(2 * BLOCKS_IN_GROUP + 1))] == [32, 32, 1]

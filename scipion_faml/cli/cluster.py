@@ -63,10 +63,14 @@ class Cluster:
         ValueError
             If what it needs besides does not fit.
         """
-        is_here = self.executor == "threads"
-        threads = n_workers(self.workers) if is_here else 1
-        needed = needed_bytes(config, n, voxel_size_angst, threads)
-        return cache_bytes_within(self.memory_bytes if is_here else None, needed, config.mode)
+        threads = n_workers(self.workers)
+        if self.executor == "threads":
+            needed = needed_bytes(config, n, voxel_size_angst, threads)
+            return cache_bytes_within(self.memory_bytes, needed, config.mode)
+        needed = needed_bytes(config, n, voxel_size_angst, 1)
+        if self.executor == "dask" and self.memory_bytes is not None:  # of all processes
+            cache_bytes_within(self.memory_bytes, threads * needed, config.mode)
+        return cache_bytes_within(None, needed, config.mode)
 
 
 def cluster_options(function: Any) -> Any:
