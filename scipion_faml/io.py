@@ -229,7 +229,7 @@ class ParticleTable:
         """Raise a ValueError naming the first of `columns` that the rows lack."""
         for column in columns:
             if column not in self.rows:
-                raise ValueError(f"{self.path}: column {column} is missing")
+                raise ValueError(f"{self.path}: column {column} is missing: add it")
 
     @property
     def poses(self) -> RigidTransforms:
@@ -290,6 +290,10 @@ def _check_optics(path: Path, rows: pd.DataFrame, optics: pd.DataFrame) -> None:
     if "rlnOpticsGroup" not in rows or "rlnOpticsGroup" not in optics:
         return
     groups = optics["rlnOpticsGroup"]
+    for numbers in (groups, rows["rlnOpticsGroup"]):
+        if numbers.dtype.kind != "i" or numbers.abs().max() > LARGEST_NUMBER:
+            raise ValueError(f"{path}: rlnOpticsGroup holds {str(numbers.iloc[0])[:40]!r} or other "
+                             "values that are no whole numbers: use 1, 2 ...")
     if groups.duplicated().any():
         raise ValueError(f"{path}: data_optics has group {groups[groups.duplicated()].iloc[0]} "
                          "twice: number the optics groups")
@@ -607,12 +611,12 @@ def wedges_of(table: ParticleTable) -> list[MissingWedge | str]:
     """Return the tilt range, or else the file of the weight volume, of every particle."""
     if "rlnCtfImage" in table.rows:
         return [str(name) for name in table.rows["rlnCtfImage"]]
-    low, high = table._of_optics("famlTiltMin"), table._of_optics("famlTiltMax")
-    if low is None or high is None or low.isna().any() or high.isna().any():
+    low, high = table.spread("famlTiltMin"), table.spread("famlTiltMax")
+    if low is None or high is None or np.isnan(low).any() or np.isnan(high).any():
         raise ValueError(
             f"{table.path}: no tilt range: add famlTiltMin and famlTiltMax (deg) to data_optics, "
             "or rlnCtfImage to the particles"
         )
-    ranges = [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+    ranges = list(zip(low.tolist(), high.tolist(), strict=True))
     shared = {limits: MissingWedge(*limits) for limits in set(ranges)}  # one for all that have it
     return [shared[limits] for limits in ranges]

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 import pandas as pd
 
+from scipion_faml.disk import patiently
 from scipion_faml.io import (
     ANGLES,
     LARGEST_NUMBER,
@@ -99,10 +100,14 @@ def screen(
         _add(reasons, _of_sizes(table, sizes, size))
         _read_headers(table, size, reasons, boxes, map_)
     n = _most_common(boxes.values())
+    if size is None and not reasons:
+        raise ValueError(f"{table.path}: rlnImagePixelSize is missing or no voxel size: give it in "
+                         "angstrom")
     if size is None or n is None:
         _raise_nothing_left(table, reasons)
     _add(reasons, {row: _in(table, row, f"has a box of {box}, the set {n}: re-extract it")
                    for row, box in boxes.items() if box != n})
+    _read_weights(table, wedges, n, reasons, map_)
     source = _source(table, wedges, n, size, range(len(table)))
     if with_contents:
         _read_volumes(source, reasons, map_)
@@ -246,8 +251,8 @@ def _read_headers(
 
     def look(row: int) -> str | int:
         try:
-            shape, voxel_size = read_header(_name(table, row))
-        except (ValueError, OSError) as error:
+            shape, voxel_size = _header(_name(table, row))
+        except (ValueError, FileNotFoundError, PermissionError) as error:
             return f"subtomogram {row + 1}: {error}"
         if len(set(shape)) != 1:
             return _in(table, row, f"has shape {shape}, a cube is needed")
@@ -263,13 +268,50 @@ def _read_headers(
             boxes[row] = found
 
 
+def _read_weights(
+    table: ParticleTable, wedges: Sequence[MissingWedge | str], n: int, reasons: dict[int, str],
+    map_: Map,
+) -> None:
+    """Check the headers of weight volumes; many particles may share one."""
+    rows_of: dict[str, list[int]] = {}
+    for row in _others(table, reasons):
+        wedge = wedges[row]
+        if isinstance(wedge, str):
+            rows_of.setdefault(wedge, []).append(row)
+    names = list(rows_of)
+
+    def look(index: int) -> str | None:
+        try:
+            shape = _header(names[index])[0]
+        except (ValueError, FileNotFoundError, PermissionError) as error:
+            return str(error)
+        if shape != (n, n, n):
+            return (f"its weights {names[index]} have shape {shape}, its set a box of {n}: make "
+                    "weights of the particle's box")
+        return None
+
+    for name, found in zip(names, map_(look, range(len(names))), strict=True):
+        if found is not None:
+            _add(reasons, {row: f"subtomogram {row + 1}: {found}" for row in rows_of[name]})
+
+
+def _header(path: str) -> tuple[tuple[int, int, int], float]:
+    """The header of a file; waited for only while its disk is away."""
+    try:
+        return read_header(path)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return patiently(lambda: read_header(path))
+
+
 def _read_volumes(source: FileSource, reasons: dict[int, str], map_: Map) -> None:
     """Read the volumes that are left, and their weights."""
 
     def look(row: int) -> str | None:
         try:
             source[row]
-        except (ValueError, OSError) as error:
+        except (ValueError, FileNotFoundError, PermissionError) as error:
             return f"subtomogram {row + 1}: {error}"
         return None
 

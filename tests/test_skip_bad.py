@@ -5,7 +5,17 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from fuzz.builders import BOX, VOXEL_SIZE, blob, optics, particles, write_raw, write_table
+from fuzz.builders import (
+    BOX,
+    VOXEL_SIZE,
+    blob,
+    optics,
+    particles,
+    picks,
+    tomogram,
+    write_raw,
+    write_table,
+)
 
 from scipion_faml import star
 from scipion_faml.cli import run
@@ -146,3 +156,17 @@ def test_particles_of_mixed_tilt_ranges_and_tomograms(tmp_path, capsys):
     back = star.read(tmp_path / "classify" / "particles.star")
     assert back["particles"]["rlnTomoName"].tolist() == list("aabbcc")
     assert back["optics"]["famlTiltMin"].tolist() == [-60.0, -42.0, -90.0]
+
+
+def test_picks_without_a_position_of_their_own_are_listed_as_dropped(tmp_path, capsys):
+    table = picks(tmp_path / "t1.star")
+    rows = star.read(table)["particles"]
+    rows = pd.concat([rows, rows.iloc[:1], rows.iloc[:1].assign(rlnCoordinateZ=np.nan)])
+    write_table(table, rows)
+    assert run(["extract", str(tomogram(tmp_path / "t1.mrc")), str(table), "--box", "8", "--json",
+                "--output", str(tmp_path / "out")]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["n_particles"], result["n_dropped"]) == (3, 2)
+    dropped = star.read(tmp_path / "out" / "dropped.star")["particles"]
+    assert dropped["famlReason"].tolist() == [
+        "it lies where row 1 lies", "its position is no number"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from scipion_faml.extraction import (
 )
 from scipion_faml.io import (
     COORDINATES,
+    LARGEST_NUMBER,
     ORIGINS,
     VOXEL_SIZE_TOLERANCE,
     ParticleTable,
@@ -105,11 +107,12 @@ def extract(
         optics = _optics(table, wedge, size, config)
         if normalise == "shell":  # settings that fit no box are one error, not one for each box
             background_shell(box, size * binning, radius)
-        centre, shift = box_centres(_positions(table, size))
+        positions, reasons_before = _positions(table, size)
+        centre, shift = box_centres(positions)
         with open_tomogram(tomogram) as volume:
             reasons = _cut_all(
                 volume, centre, size, config, _image_names(output, tomogram, len(table)),
-                n_workers(workers),
+                n_workers(workers), reasons_before,
             )
         table = dataclasses.replace(table, optics=optics)
         kept, dropped = _split(table, centre, shift * size, reasons, output, tomogram)
@@ -155,9 +158,16 @@ def _size_in_table(table: ParticleTable) -> float | None:
     return coordinate_voxel_size_angst(table)
 
 
-def _positions(table: ParticleTable, voxel_size: float) -> FloatArray:
-    """Centres of the particles (P, 3) in voxels of the tomogram."""
-    position = table.numbers(*COORDINATES)
+def _positions(
+    table: ParticleTable, voxel_size: float
+) -> tuple[FloatArray, dict[int, str]]:
+    """Centres of the particles (P, 3) in voxels of the tomogram, and which rows have none."""
+    table.require(*COORDINATES)
+    has_origins = set(ORIGINS) <= set(table.rows.columns)
+    position = _columns(table, COORDINATES)
+    origin = _columns(table, ORIGINS) if has_origins else np.zeros_like(position)
+    reasons = _no_positions(position, origin)
+    position[list(reasons)] = origin[list(reasons)] = 0.0
     counted_in = _size_in_table(table) or voxel_size
     if abs(counted_in / voxel_size - 1) > VOXEL_SIZE_TOLERANCE:
         logger.warning(
@@ -165,9 +175,28 @@ def _positions(table: ParticleTable, voxel_size: float) -> FloatArray:
             table.path, counted_in, voxel_size,
         )
         position = position * counted_in / voxel_size
-    if set(ORIGINS) <= set(table.rows.columns):
-        position = position - table.numbers(*ORIGINS) / voxel_size
-    return np.asarray(position, dtype=np.float64)
+    return np.asarray(position - origin / voxel_size, dtype=np.float64), reasons
+
+
+def _columns(table: ParticleTable, names: Sequence[str]) -> FloatArray:
+    """Columns as numbers (P, 3), NaN where they are none."""
+    columns = [pd.to_numeric(table.rows[name], errors="coerce") for name in names]
+    return np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
+
+
+def _no_positions(position: FloatArray, origin: FloatArray) -> dict[int, str]:
+    """Rows whose position is no number, or the same as another's."""
+    places = np.concatenate([position, origin], axis=1)
+    is_known = (np.abs(places) <= LARGEST_NUMBER).all(axis=1)
+    reasons: dict[int, str] = {}
+    first_of: dict[tuple[float, ...], int] = {}
+    for row, place in enumerate(places.tolist()):
+        first = first_of.setdefault(tuple(place), row)
+        if not is_known[row]:
+            reasons[row] = "its position is no number"
+        elif first != row:
+            reasons[row] = f"it lies where row {first + 1} lies"
+    return reasons
 
 
 def _optics(
@@ -186,6 +215,8 @@ def _optics(
     )
     if wedge is not None:
         optics = optics.assign(famlTiltMin=wedge.tilt_min_deg, famlTiltMax=wedge.tilt_max_deg)
+    for column in {"famlTiltMin", "famlTiltMax"} & set(optics.columns):
+        optics[column] = pd.to_numeric(optics[column], errors="coerce")
     missing = [c for c in ("famlTiltMin", "famlTiltMax")
                if c not in optics or optics[c].isna().any()]
     if missing:
@@ -206,11 +237,13 @@ def _image_names(output: Path, tomogram: Path, n_picks: int) -> list[Path]:
 
 def _cut_all(
     volume: FloatArray, centre: IntArray, voxel_size: float, config: ExtractionConfig,
-    names: list[Path], workers: int,
+    names: list[Path], workers: int, reasons_before: dict[int, str],
 ) -> list[str | None]:
     """Cut and write every box; return why one could not be, or None."""
 
     def cut(row: int) -> str | None:
+        if row in reasons_before:
+            return reasons_before[row]
         reason = reason_to_drop(centre[row], volume.shape, config)
         if reason is not None:
             return reason
@@ -239,10 +272,10 @@ def _split(
     )
     if "rlnTomoName" not in table.rows:
         cut = cut.with_columns(rlnTomoName=tomogram.stem)
-    numbers = np.flatnonzero(~is_kept)
+    numbers, positions = np.flatnonzero(~is_kept), _columns(table, COORDINATES)
     dropped = [
         {"row": int(row) + 1, "reason": reasons[row],
-         "position_xyz": table.rows[COORDINATES].to_numpy(dtype=float)[row]}
+         "position_xyz": positions[row]}
         for row in numbers
     ]
     (output / "dropped.star").unlink(missing_ok=True)

@@ -98,11 +98,10 @@ def export_dynamo(
 
 def _tilts(table: ParticleTable) -> dict[str, object]:
     """Columns that say how Fourier space was sampled."""
-    low, high = (table._of_optics(name) for name in TILTS)
+    low, high = (table.spread(name) for name in TILTS)
     if low is None or high is None:
         return {"ftype": 0}
-    return {"ftype": SINGLE_TILT_ABOUT_Y, "ymintilt": low.to_numpy(dtype=float),
-            "ymaxtilt": high.to_numpy(dtype=float)}
+    return {"ftype": SINGLE_TILT_ABOUT_Y, "ymintilt": low, "ymaxtilt": high}
 
 
 def _own_columns(table: ParticleTable) -> dict[str, object]:

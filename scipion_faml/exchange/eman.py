@@ -100,9 +100,9 @@ def _own_keys(table: ParticleTable) -> list[dict[str, Any]]:
     """Every other column, as keys of the particles (tilt ranges and voxel sizes too)."""
     rows = table.rows.drop(columns=[c for c in table.rows if c in SAID])
     for name in (*TILTS, COORDINATE_SIZE):
-        values = table._of_optics(name)
+        values = table.spread(name)
         if values is not None:
-            rows = rows.assign(**{name: values.to_numpy()})
+            rows = rows.assign(**{name: values})
     rows = rows.assign(**{NUMBER: numbers_of_particles(table)})
     return [{str(k): v.item() if isinstance(v, np.generic) else v for k, v in row.items()
              if isinstance(v, (str, int, float, np.generic)) and v == v}

@@ -17,6 +17,7 @@ from scipion_faml.exchange.table import (
     STACK_INDEX,
     TILTS,
     Exported,
+    check_numbers,
     image_names,
     merged,
     with_box,
@@ -91,6 +92,7 @@ def export_particles(
 ) -> Exported:
     """Write `table` below `folder` in the format of `options`; return what was written."""
     mode = options.mode
+    check_numbers(table)
     if options.subtomogram_frames and options.format not in ("relion4", "relion5"):
         raise ValueError(f"--subtomogram-frames is for relion4 and relion5, not {options.format}")
     if options.format in RELION:
@@ -124,7 +126,21 @@ class ImportOptions:
 def import_particles(
     path: Path, options: ImportOptions, tomograms: Tomograms
 ) -> tuple[ParticleTable, list[str]]:
-    """Return the particles of `path` and remarks; volumes are not read yet (`bring_volumes`)."""
+    """Return the particles of `path` and remarks; volumes are not read yet (`bring_volumes`).
+
+    Raises
+    ------
+    OSError, ValueError
+        If a file is missing or damaged, or a number in it is none.
+    """
+    table, remarks = _imported(path, options, tomograms)
+    return check_numbers(table), remarks
+
+
+def _imported(
+    path: Path, options: ImportOptions, tomograms: Tomograms
+) -> tuple[ParticleTable, list[str]]:
+    """The particles and remarks by the reader of their format."""
     name, size = options.format, options.voxel_size_angst
     if name in RELION:
         table, remarks = import_relion(

@@ -138,17 +138,17 @@ def _with_volumes(
 
 def _with_weights(table: ParticleTable, folder: Path) -> ParticleTable:
     """The table with a weight volume of its missing wedge for every particle, where it had none."""
-    low, high = (table._of_optics(name) for name in TILTS)
+    low, high = (table.spread(name) for name in TILTS)
     if "rlnCtfImage" in table.rows or low is None or high is None:
         return table
     n = int(with_box(table).optics["rlnImageSize"].iloc[0])
     files: dict[tuple[float, float], str] = {}
-    for pair in zip(low.astype(float), high.astype(float), strict=True):
+    for pair in zip(low.tolist(), high.tolist(), strict=True):
         if pair not in files:
             path = folder / "weights" / f"wedge_{len(files) + 1:03d}.mrc"
             write_weight(path, MissingWedge(*pair).mask(n), table.voxel_size_angst)
             files[pair] = str(path.absolute())
-    pairs = zip(low.astype(float), high.astype(float), strict=True)
+    pairs = zip(low.tolist(), high.tolist(), strict=True)
     return table.with_columns(rlnCtfImage=[files[pair] for pair in pairs])
 
 
@@ -295,14 +295,13 @@ def _with_pixel_size(table: ParticleTable, voxel_size_angst: float | None) -> pd
         return optics.assign(rlnImagePixelSize=voxel_size_angst)
     if table._of_optics("rlnImagePixelSize") is not None:
         return optics
-    detector = table._of_optics("rlnDetectorPixelSize")  # micrometres, with a magnification
-    magnification = table._of_optics("rlnMagnification")
-    if detector is not None and magnification is not None:
-        size = float(detector.iloc[0]) / float(magnification.iloc[0]) * 1e4
-        return optics.assign(rlnImagePixelSize=size)
-    unbinned = table._of_optics(COORDINATE_SIZE)
+    detector = table.spread("rlnDetectorPixelSize")  # micrometres, with a magnification
+    magnification = table.spread("rlnMagnification")
+    if detector is not None and magnification is not None and magnification[0] > 0:
+        return optics.assign(rlnImagePixelSize=detector[0] / magnification[0] * 1e4)
+    unbinned = table.spread(COORDINATE_SIZE)
     if unbinned is not None and "rlnImageName" not in table.rows:
-        return optics.assign(rlnImagePixelSize=float(unbinned.iloc[0]))
+        return optics.assign(rlnImagePixelSize=unbinned[0])
     raise ValueError(f"{table.path}: rlnImagePixelSize is missing: give --voxel-size")
 
 

@@ -93,6 +93,20 @@ def image_names(table: ParticleTable) -> list[str] | None:
     return [str(name) for name in table.rows["rlnImageName"]]
 
 
+def check_numbers(table: ParticleTable) -> ParticleTable:
+    """Return the table if positions, poses, classes, scores and tilts are numbers, if it has them.
+
+    Raises
+    ------
+    ValueError
+        If one is none; the row and the column are named.
+    """
+    for name in (*ANGLES, *ORIGINS, *COORDINATES, CLASS, HALF, SCORE, PROBABILITY, COORDINATE_SIZE,
+                 *TILTS):
+        column_or(table, [name], 0.0)
+    return table
+
+
 # ---------------------------------------------------------------------------------- building
 def build_table(
     columns: Mapping[str, object], poses: RigidTransforms, voxel_size_angst: float,

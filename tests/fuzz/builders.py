@@ -57,6 +57,7 @@ def weights(n: int = BOX) -> Any:
 
 def particles(where: Path, count: int = 4, **columns: Any) -> tuple[Path, pd.DataFrame]:
     """A good table of particles with poses and classes: its path, and its rows."""
+    where.mkdir(exist_ok=True)
     names = []
     for i in range(count):
         path = where / f"p{i + 1}.mrc"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import io
 import json
 import os
@@ -16,6 +17,7 @@ import re
 import signal
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -24,12 +26,14 @@ from typing import Any
 
 import mrcfile
 import numpy as np
-import starfile
 from hypothesis import HealthCheck, Phase, settings
 
+from scipion_faml import star
 from scipion_faml.cli import run
 
+os.environ.setdefault("FAML_READ_PATIENCE", "0")  # nothing comes back
 FULL = os.environ.get("FAML_FUZZ") == "full"
+COLLECTED = os.environ.get("FAML_FUZZ_COLLECT", "")
 SHORTER = 35  # times fewer cases where the suite is a part of `make test`
 HANGS_AFTER = float(os.environ.get("FAML_FUZZ_SECONDS", 30.0))  # seconds, of one call
 # What a message must hold: a way out.
@@ -71,10 +75,35 @@ COUNTS = Counts()
 def cases(full: int, at_least: int = 3) -> Callable[[Any], Any]:
     """Settings of a fuzz test with `full` cases in the whole suite."""
     number = full if FULL else max(at_least, full // SHORTER)
-    return settings(
+    set_up = settings(
         max_examples=number, deadline=None, derandomize=not FULL, database=None,
         phases=[Phase.explicit, Phase.generate, *([Phase.shrink] if FULL else [])],
         suppress_health_check=list(HealthCheck), print_blob=True)
+
+    def decorate(test: Any) -> Any:
+        if COLLECTED:
+            test.hypothesis.inner_test = _collecting(test.hypothesis.inner_test)
+        return set_up(test)
+
+    return decorate
+
+
+def _collecting(test: Any) -> Any:
+    """The test, which writes what is wrong into a file and goes on (FAML_FUZZ_COLLECT=FILE)."""
+
+    @functools.wraps(test)
+    def going_on(*arguments: Any, **values: Any) -> None:
+        try:
+            test(*arguments, **values)
+        except Exception as error:
+            cause = error.__cause__ or error
+            where = traceback.extract_tb(cause.__traceback__)[-1]
+            with open(COLLECTED, "a") as handle:
+                handle.write(json.dumps({
+                    "test": test.__name__, "error": str(error)[:1500],
+                    "at": f"{where.filename}:{where.lineno}", "values": repr(values)[:600]}) + "\n")
+
+    return going_on
 
 
 # ------------------------------------------------------------------------------------ one call
@@ -170,8 +199,8 @@ def check_message(message: str, words: list[str]) -> None:
         raise Broken("message", f"{len(message)} letters: {message[:200]} ...")
     stems = {Path(word).name for word in words if "/" in word or "." in word} - {""}
     names = (any(stem in message for stem in stems) or re.search(
-        r"--[a-z]|particle|subtomogram|row|position|optics group|class|tilt range|\.\w{2,4}\b|"
-        r"point group|symmetry|voxel|memory|option", message))
+        r"/\w+/|--[a-z]|particle|subtomogram|row|position|optics group|class|tilt range|"
+        r"\.\w{2,4}\b|point group|symmetry|voxel|memory|option", message))
     if not names:
         raise Broken("message", f"names nothing: {message}\n{_command(words)}")
     if not WAYS_OUT.search(message):
@@ -204,8 +233,11 @@ def check_reader(reader: Callable[[], Any], *names: str) -> Any:
 MAY_BE_NAN = {"famlRotationError", "famlShiftError"}
 
 
-def check_written(folder: Path) -> None:
-    """No NaN or infinity in any MRC file, STAR or JSON of a folder, and no half file."""
+def check_written(folder: Path, given: frozenset[str] = frozenset()) -> None:
+    """No NaN or infinity in any MRC file, STAR or JSON of a folder, and no half file.
+
+    `given` are columns that held some before: what a verb does not look at, it passes on.
+    """
     for path in sorted(folder.rglob("*")):
         if ".tmp" in path.name:
             raise Broken("left", f"{path} was left behind")
@@ -214,7 +246,7 @@ def check_written(folder: Path) -> None:
                 if not np.isfinite(mrc.data).all():
                     raise Broken("nan", f"{path.name} holds NaN")
         elif path.suffix == ".star":
-            check_star(path)
+            check_star(path, given)
         elif path.suffix == ".json":
             json.loads(path.read_text(), parse_constant=_no_constant)
 
@@ -223,7 +255,7 @@ def check_star(path: Path, known_bad: frozenset[str] = frozenset()) -> None:
     """No NaN in a column that the package writes."""
     if path.name in {"excluded.star", "dropped.star"}:
         return  # they list rows as they were
-    for block in starfile.read(path, always_dict=True).values():
+    for block in star.read(path).values():
         if not hasattr(block, "columns"):
             continue
         for name in block.columns:
@@ -245,18 +277,14 @@ def check_nobody_lost(result: dict[str, Any], n_in: int, output: Path) -> None:
         if listed.exists():
             raise Broken("lost", "excluded.star, but nobody was excluded")
         return
-    rows = starfile.read(listed, always_dict=True)["particles"]
-    rows = rows if hasattr(rows, "columns") else {k: [v] for k, v in rows.items()}
+    rows = star.read(listed)["particles"]
     reasons = [str(reason) for reason in rows["famlReason"]]
     if len(reasons) != n_excluded or not all(reasons):
         COUNTS.add("silent drops")
         raise Broken("lost", f"{n_excluded} excluded, {reasons} listed")
-    table = starfile.read(output / "particles.star", always_dict=True)["particles"] if (
-        output / "particles.star").is_file() else None
-    if table is not None:
-        n_rows = len(table) if hasattr(table, "columns") else 1
-        if n_rows != n_used:
-            raise Broken("lost", f"{n_used} used, {n_rows} in particles.star")
+    table = output / "particles.star"
+    if table.is_file() and len(star.read(table)["particles"]) != n_used:
+        raise Broken("lost", f"{n_used} used, another number in particles.star")
 
 
 def flush_counts() -> dict[str, Any]:
