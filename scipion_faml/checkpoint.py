@@ -116,7 +116,15 @@ def _save_result(path: Path, result: IterationResult) -> None:
 
 def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:
     with open(path, "wb") as handle:
-        np.savez(handle, **arrays)  # each with a checksum, which reading compares
+        archive = zipfile.ZipFile(handle, "w")  # a checksum for each, which reading compares
+        try:
+            for name, values in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asanyarray(values), allow_pickle=False)
+            archive.close()
+        except BaseException:
+            archive.fp = None  # it would try to write again when it is collected
+            raise
         handle.flush()
         os.fsync(handle.fileno())
 

@@ -43,7 +43,11 @@ TEMPORARY = re.compile(r"^\..+\.(\d+)\.tmp(\.\w+)*$")  # .NAME.PROCESS.tmp.SUFFI
 
 
 class DiskError(OSError):
-    """A file cannot be written; the message says what to do. No mistake of the user's."""
+    """A file cannot be written, for a reason in CANNOT_WRITE. No mistake of the user's."""
+
+    def __init__(self, path: Path, reason: int) -> None:
+        super().__init__(f"{path} cannot be written, {CANNOT_WRITE[reason]}")
+        self.reason = reason
 
 
 # -------------------------------------------------------------------------------------- writing
@@ -78,8 +82,8 @@ def write_faults(path: Path) -> Iterator[None]:
     """Turn what a disk says against writing `path` into one line that names it and a way out."""
     try:
         yield
-    except DiskError:
-        raise
+    except DiskError as error:  # of a file within
+        raise DiskError(path, error.reason) from error
     except OSError as error:
         fault = _of_writing(error, path)
         if fault is None:
@@ -103,7 +107,7 @@ def _of_writing(error: OSError, path: Path) -> DiskError | None:
             return None
     if error.errno not in CANNOT_WRITE:
         return None
-    return DiskError(f"{path} cannot be written, {CANNOT_WRITE[error.errno]}")
+    return DiskError(path, error.errno)
 
 
 # ------------------------------------------------------------------------------------- leftovers

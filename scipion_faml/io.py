@@ -13,10 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-import mrcfile
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 
 from scipion_faml import mrc, star
 from scipion_faml.disk import patiently
@@ -63,14 +62,10 @@ def write_labels(path: Path | str, labels: IntArray, voxel_size_angst: float) ->
     _write_mrc(path, np.ascontiguousarray(labels, dtype=dtype), voxel_size_angst)
 
 
-def _write_mrc(path: Path | str, values: ArrayLike, voxel_size_angst: float) -> None:
+def _write_mrc(path: Path | str, values: NDArray[Any], voxel_size_angst: float) -> None:
     """Write a volume whose bytes depend on its values and voxel size only."""
-    with replacing(path) as temporary, mrcfile.new(temporary, overwrite=True) as file:
-        # mrcfile's own label says the time of day: the same run would not give the same bits.
-        file.header.label[0] = MRC_LABEL
-        file.set_data(values)
-        file.set_volume()
-        file.voxel_size = voxel_size_angst
+    with replacing(path) as temporary, open(temporary, "wb") as handle:
+        mrc.write(handle, values, voxel_size_angst, MRC_LABEL)
 
 
 def read_header(path: Path | str) -> tuple[tuple[int, int, int], float]:

@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scipion_faml import mrc
 from scipion_faml.geometry import RigidTransforms, random_rotations
 from scipion_faml.io import (
+    MRC_LABEL,
     ParticleTable,
     open_source,
     optics_table,
@@ -48,6 +50,20 @@ def test_a_volume_comes_back_with_its_voxel_size_as_a_volume(tmp_path):
     assert voxel_size == pytest.approx(3.5)
     with mrcfile.open(tmp_path / "v.mrc") as mrc:
         assert mrc.header.ispg == 1
+
+
+@pytest.mark.parametrize(("dtype", "voxel_size"), [(np.float32, 1.35), (np.int16, 13.7)])
+def test_a_volume_is_the_file_that_mrcfile_writes(tmp_path, dtype, voxel_size):
+    values = (50 * np.random.default_rng(0).normal(size=(5, 6, 7))).astype(dtype)
+    with mrcfile.new(tmp_path / "oracle.mrc") as file:
+        file.header.label[0] = MRC_LABEL
+        file.set_data(values)
+        file.set_volume()
+        file.voxel_size = voxel_size
+    with open(tmp_path / "ours.mrc", "wb") as handle:
+        mrc.write(handle, values, voxel_size, MRC_LABEL)
+    assert (tmp_path / "ours.mrc").read_bytes() == (tmp_path / "oracle.mrc").read_bytes()
+    assert mrcfile.validate(tmp_path / "ours.mrc")
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,12 +103,15 @@ class Ended:
         return [line for line in found if not (line[2:3] == ":" and line[5:6] == ":")]
 
 
-def start(folder: Path, words: Sequence[str], **variables: str) -> subprocess.Popen[str]:
+def start(
+    folder: Path, words: Sequence[str], preexec: Callable[[], None] | None = None,
+    **variables: str,
+) -> subprocess.Popen[str]:
     """Start a command in a folder, in a process group of its own."""
     folder.mkdir(exist_ok=True)
     return subprocess.Popen(
         words, cwd=folder, env=environment(**variables), text=True, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=preexec)
 
 
 def end(process: subprocess.Popen[str]) -> Ended:
