@@ -147,7 +147,8 @@ def outside_cluster(folder, n_workers=1, wrapper=()):
     """
     file = Path(folder) / "scheduler.json"
     file.unlink(missing_ok=True)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent),
+                   "FAML_READ_PATIENCE": "1"}
     processes = []
 
     def start(*words, before=()):

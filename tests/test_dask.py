@@ -24,9 +24,11 @@ cluster = pytest.importorskip("scipion_faml.cluster")
 
 @pytest.fixture(scope="module")
 def two_processes():
-    """An executor with two processes."""
-    with cluster.local_cluster(2, 2 * 10**9) as executor:
-        yield executor
+    """An executor with two processes, which wait for no file that is gone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAML_READ_PATIENCE", "0")
+        with cluster.local_cluster(2, 2 * 10**9) as executor:
+            yield executor
 
 
 @pytest.fixture(scope="module")
