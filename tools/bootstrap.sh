@@ -33,5 +33,5 @@ if [ ! -x "$venv/bin/python" ]; then
         || fail 'the C compiler cannot link a program: apt-get install libc6-dev'
     "$python" -m venv "$venv" || { rm -rf "$venv"; fail "$python could not make $venv"; }
 fi
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".[${EXTRAS:-test,gui}]"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".[${EXTRAS:-test,gui,dask}]"
 touch "$venv/.installed"
