@@ -36,8 +36,9 @@ from .run_status import RunStatus
 # Form rows that say how a run is done, not what comes out of it.
 NOT_SETTINGS = {
     "runName", "runMode", "hostName", "numberOfThreads", "numberOfMpi", "binThreads",
-    "useQueue", "queueParams", "gpuList", "useGpu", *CLUSTER_ROWS,
+    "useQueue", "queueParams", "gpuList", "useGpu", "streamingSleepOnWait", *CLUSTER_ROWS,
 }
+STAMP = ".settings"  # file in a folder of results: what they were made with
 MAX_LINKS = 8  # to reports, in the summary
 QUEUE_PATIENCE_SECONDS = 3 * HEARTBEAT_SECONDS  # for what a job wrote on another machine
 
@@ -161,11 +162,12 @@ class ProtFamlBase(EMProtocol, ProtTomoBase):
         return max(1, self.numberOfThreads.get())
 
     # ------------------------------------------------------------------------------- settings
-    def settingsFingerprint(self, *besides):
+    def settingsFingerprint(self, *besides, growing=()):
         """Return a hash of the form and of the input sets: an argument of every step.
 
         Scipion skips a finished step on Continue when its name and arguments are the same,
-        whatever the form now says. `besides` names rows that may change without a new start.
+        whatever the form now says. `besides` names rows that may change without a new start,
+        `growing` inputs to which more may come.
         """
         settings = {}
         for name, attribute in self.iterDefinitionAttributes():
@@ -175,14 +177,15 @@ class ProtFamlBase(EMProtocol, ProtTomoBase):
                 settings[name] = [_stamp(pointer) for pointer in attribute]
             else:
                 settings[name] = (
-                    _stamp(attribute) if attribute.isPointer() else attribute.get())
+                    _stamp(attribute, name in growing) if attribute.isPointer()
+                    else attribute.get())
         text = json.dumps(settings, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def resultsFolder(self, settings, name="results"):
         """Return the extra folder `name`, emptied if it holds results of other settings."""
         folder = Path(self._getExtraPath(name))
-        stamp = folder / ".settings"
+        stamp = folder / STAMP
         if folder.exists() and not (stamp.exists() and stamp.read_text() == settings):
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -232,6 +235,11 @@ class ProtFamlBase(EMProtocol, ProtTomoBase):
     def _failures(self):
         return {path.stem: path.read_text()
                 for path in sorted(Path(self._getExtraPath()).glob("*.failed"))}
+
+    def forgetFailures(self):
+        """Remove what an earlier run said of tomograms that failed."""
+        for path in Path(self._getExtraPath()).glob("*.failed"):
+            path.unlink()
 
     def failureLines(self):
         """Return a line of the summary for every tomogram that failed."""
@@ -332,12 +340,17 @@ def _as_options(options):
     return words
 
 
-def _stamp(pointer):
-    """What identifies the object behind a pointer, and changes when it is made again."""
+def _stamp(pointer, may_grow=False):
+    """What identifies the object behind a pointer, and changes when it is made again.
+
+    Of an object that may grow its file says nothing.
+    """
     target = pointer.get()
     if target is None:
         return None
     stamp = [pointer.getObjValue().getObjId(), pointer.getExtended()]
+    if may_grow:
+        return stamp
     file_name = target.getFileName() if hasattr(target, "getFileName") else None
     if file_name and Path(file_name).is_file():
         state = Path(file_name).stat()

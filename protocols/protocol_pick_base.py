@@ -1,29 +1,21 @@
-"""What the pickers share: each tomogram is picked in as it arrives, and its positions gathered.
-
-The step that makes steps waits for tomograms; when some have come it inserts a step for each and
-another of its own kind behind them, so that one thread is enough and more work at once.
-"""
+"""What the pickers share: each tomogram is picked in as it arrives, and its positions gathered."""
 
 from __future__ import annotations
 
 import enum
 import json
-import logging
-from datetime import datetime
 from pathlib import Path
 
-from pyworkflow.object import Set
-from pyworkflow.protocol import STEPS_PARALLEL, ProtStreamingBase, params
+from pyworkflow.protocol import params
 from pyworkflow.utils import Message
-from pyworkflow.utils.retry_streaming import retry_on_sqlite_lock
 from tomo.objects import SetOfCoordinates3D
 
 from scipion_faml import convert
 from scipion_faml.io import read_particles
 
-from .protocol_base import ProtFamlBase, add_gpu, check_tomograms
+from .protocol_base import add_gpu, check_tomograms
+from .streaming import ProtFamlStreaming
 
-logger = logging.getLogger(__name__)
 BOX_PER_DIAMETER = 1.5  # room for the neighbourhood that carries the CTF, and for shifts
 
 
@@ -33,21 +25,20 @@ class FamlPickOutputs(enum.Enum):
     coordinates = SetOfCoordinates3D
 
 
-class ProtFamlPickBase(ProtFamlBase, ProtStreamingBase):
+class ProtFamlPickBase(ProtFamlStreaming):
     """Base of the pickers; it has no label, so Scipion does not list it.
 
     A picker names its verb, adds rows to the form, and says which options they are.
     """
 
     _possibleOutputs = FamlPickOutputs
-    stepsExecutionMode = STEPS_PARALLEL
+    OUTPUT = FamlPickOutputs.coordinates.name
     VERB = ""
     USES_GPU = False
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self._arrived = {}  # tilt series id -> tomogram
-        self._pickSteps = []
 
     # ------------------------------------------------------------------------------- a picker
     def _definePickerParams(self, form):
@@ -115,48 +106,28 @@ class ProtFamlPickBase(ProtFamlBase, ProtStreamingBase):
         return convert.mrc_file(found[0], folder / "mask.mrc")
 
     # --------------------------------------------------------------------------------- steps
-    def stepsGeneratorStep(self):
-        """Insert steps for the tomograms that have arrived; wait for the first if there are none.
+    def streamSettings(self):
+        """Return a hash of what decides where picks are."""
+        return self.settingsFingerprint("boxSize", growing=("inputTomograms",))
 
-        Scipion calls it in a step of its own.
-        """
-        settings = self.pickSettings()
-        while True:
-            arrived, is_open = self._readTomograms()
-            new = [ts_id for ts_id in arrived if ts_id not in self._arrived]
-            self._arrived.update(arrived)
-            self._insertPickSteps(new, settings)
-            if not is_open:
-                self._insertFunctionStep(self.closeOutputStep, settings,
-                                         prerequisites=self._pickSteps, needsGPU=False)
-                return
-            if new:
-                self._insertFunctionStep(self.resumableStepGeneratorStep, str(datetime.now()),
-                                         prerequisites=[], needsGPU=False)
-                return
-            self._streamingSleepOnWait()
-
-    def _readTomograms(self):
-        """Return the tomograms that are there, by id, and whether more will come."""
+    def newWork(self, settings):
+        """Return the ids of the tomograms that have arrived, and whether more will come."""
         with self._lock:
             tomograms = self.inputTomograms.get()
-            tomograms.close()  # what it holds in memory may be old
-            tomograms.loadAllProperties()
-            is_open = tomograms.isStreamOpen()  # before its items, or the last would be missed
-            return {t.getTsId(): t for t in convert.clones(tomograms)}, is_open
+            is_open = self.refreshed(tomograms)
+            arrived = {t.getTsId(): t for t in convert.clones(tomograms)}
+            found = self.outputMadeWith(settings)
+            picked = set() if found is None else set(found.getTSIds())
+        new = [ts_id for ts_id in arrived if ts_id not in self._arrived]
+        self._arrived.update(arrived)
+        self.count(tomograms=len(arrived))
+        return [ts_id for ts_id in new if ts_id not in picked], is_open
 
-    def _insertPickSteps(self, ts_ids, settings):
-        registered = self._registered(settings)
-        for ts_id in ts_ids:
-            if ts_id not in registered:
-                self._pickSteps.append(self._insertFunctionStep(
-                    self.pickStep, ts_id, settings, prerequisites=[],
-                    needsGPU=self.USES_GPU and self.useGpu.get()))
-
-    def pickSettings(self):
-        """Return a hash of what decides where picks are."""
-        return self.settingsFingerprint(
-            "boxSize", "inputTomograms", "streamingSleepOnWait")
+    def insertWork(self, ts_id, settings):
+        """Insert the step of one tomogram and return its id."""
+        return self._insertFunctionStep(
+            self.pickStep, ts_id, settings, prerequisites=[],
+            needsGPU=self.USES_GPU and self.useGpu.get())
 
     def pickStep(self, ts_id, settings):
         """Pick in one tomogram and register its positions; its failure leaves the others alone."""
@@ -173,59 +144,23 @@ class ProtFamlPickBase(ProtFamlBase, ProtStreamingBase):
     def _register(self, tomogram, table, settings):
         """Append one tomogram's positions to the output, which stays open."""
         with self._lock:
-            coordinates = self._openOutput(settings)
+            coordinates = self.openOutput(settings)
             convert.append_coordinates(coordinates, tomogram, table)
-            self._write(coordinates)
+            self.writeOutput(coordinates)
+            n_tomograms, n_positions = len(coordinates.getTSIds()), coordinates.getSize()
+        self.count(with_positions=n_tomograms, positions=n_positions)
 
-    @retry_on_sqlite_lock(log=logger)
-    def _write(self, coordinates):
-        coordinates.write()
-        self._store(coordinates)
-
-    def _openOutput(self, settings):
-        """Return the output set to append to: a new one, also when the settings changed."""
-        box = self.box()
-        coordinates = self._outputOf(settings, box)
-        if coordinates is not None:
-            coordinates.enableAppend()
-            coordinates.setStreamState(Set.STREAM_OPEN)
-            return coordinates
+    def newOutput(self):
+        """Return an empty set of positions, and the tomograms that it comes from."""
         coordinates = SetOfCoordinates3D.create(self.getPath(), prefix="coordinates")
         coordinates.setPrecedents(self.inputTomograms)  # the indirect pointer, not the set
         coordinates.setSamplingRate(self.inputTomograms.get().getSamplingRate())
-        coordinates.setBoxSize(box)
-        coordinates.setStreamState(Set.STREAM_OPEN)
-        self._defineOutputs(coordinates=coordinates)
-        self._defineSourceRelation(self.inputTomograms, coordinates)
-        self._stampFile().write_text(self._stamp(settings, box))
-        return coordinates
+        coordinates.setBoxSize(self.box())
+        return coordinates, [self.inputTomograms]
 
-    def _outputOf(self, settings, box):
-        """Return the output set if it was made with these settings, or None."""
-        stamp = self._stampFile()
-        same = stamp.is_file() and stamp.read_text() == self._stamp(settings, box)
-        return getattr(self, "coordinates", None) if same else None
-
-    def _stampFile(self):
-        return Path(self._getExtraPath(".output"))
-
-    @staticmethod
-    def _stamp(settings, box):
-        return f"{settings} {box}"
-
-    def _registered(self, settings):
-        """Return the ids of the tomograms whose positions are in the output (after Continue)."""
-        with self._lock:
-            coordinates = self._outputOf(settings, self.box())
-            return set() if coordinates is None else set(coordinates.getTSIds())
-
-    def closeOutputStep(self, settings):
-        """Say that no more positions will come."""
-        # Of a run before, with other settings, nothing may stay when nothing was found now.
-        if self._outputOf(settings, self.box()) is None and hasattr(self, "coordinates"):
-            self.deleteOutput(self.coordinates)
-        self.raiseIfAllFailed(self.coordinates.getSize() if hasattr(self, "coordinates") else 0)
-        self._closeOutputSet()
+    def outputStamp(self, settings):
+        """Return what positions must have been made with, to be continued: their box, too."""
+        return f"{settings} {self.box()}"
 
     def _picksFile(self, ts_id):
         return Path(self._getExtraPath(ts_id, "picks.star"))

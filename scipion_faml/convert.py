@@ -12,7 +12,7 @@ to the tomogram's origin (its centre dim / 2 unless set otherwise), in voxels of
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -341,15 +341,20 @@ def position_xyz(coordinate: Coordinate3D, sampling_angst: float) -> FloatArray:
     return stored * factor - np.array(coordinate.getVolumeOrigin())
 
 
-def picks_table(coordinates: SetOfCoordinates3D, tomogram: Tomogram) -> ParticleTable:
+def picks_table(
+    coordinates: SetOfCoordinates3D, tomogram: Tomogram, ids: Collection[int] | None = None
+) -> ParticleTable:
     """Return the coordinates in one tomogram as a table of picks, in voxels of that tomogram.
 
-    Positions, scores, groups (as class numbers) and, where any is set, poses.
+    Positions, scores, groups (as class numbers) and, where any is set, poses; of those with these
+    ids only, where ids are given.
     """
     sampling_angst = float(coordinates.getSamplingRate())
     factor = sampling_angst / tomogram.getSamplingRate()
     positions, matrices, other, known = [], [], [], []
     for coordinate in coordinates.iterCoordinates(volume=tomogram):
+        if ids is not None and coordinate.getObjId() not in ids:
+            continue
         coordinate.setVolume(tomogram)
         positions.append(position_xyz(coordinate, sampling_angst))
         matrices.append(rescaled(coordinate.getMatrix(), factor))
@@ -534,6 +539,34 @@ def by_tomogram(coordinates: SetOfCoordinates3D) -> list[Tomogram]:
     """
     used = set(coordinates.getUniqueValues(Coordinate3D.TOMO_ID_ATTR))
     return [t for t in clones(coordinates.getPrecedents()) if t.getTsId() in used]
+
+
+def counts_by_tomogram(coordinates: SetOfCoordinates3D) -> dict[str, int]:
+    """Return how many coordinates are in each tomogram, by its tilt series id."""
+    if coordinates.getSize() < 1:
+        return {}
+    label = Coordinate3D.TOMO_ID_ATTR
+    rows = coordinates.aggregate(["COUNT"], label, [label])
+    return {str(row[label]): int(row["COUNT"]) for row in rows}
+
+
+def ids_in_tomogram(coordinates: SetOfCoordinates3D, ts_id: str) -> set[int]:
+    """Return the ids of the coordinates in a tomogram."""
+    found = coordinates.getUniqueValues("id", where=f'{Coordinate3D.TOMO_ID_ATTR}="{ts_id}"')
+    return {int(i) for i in found}
+
+
+def are_same_picks(first: ParticleTable, second: ParticleTable) -> bool:
+    """Whether two tables hold the same coordinates: ids, places, orientations and classes.
+
+    Tables are text: the last digits may differ.
+    """
+    columns = [n for n in (ID_COLUMN, *COORDINATES, *ANGLES, *ORIGINS, "rlnClassNumber")
+               if n in first.rows]
+    if len(first) != len(second) or any(name not in second.rows for name in columns):
+        return False
+    values = [table.rows[columns].to_numpy(dtype=float) for table in (first, second)]
+    return bool(np.allclose(*values, rtol=0.0, atol=1e-3))
 
 
 def copy_of(pointer: Pointer) -> Pointer:
