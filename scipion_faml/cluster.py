@@ -118,7 +118,7 @@ def _versions() -> dict[str, str]:
     import scipion_faml
 
     found = {"scipion_faml": scipion_faml.__version__}
-    for name in ("numpy", "scipy", "ducc0"):
+    for name in ("numpy", "scipy", "ducc0", "distributed"):
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
