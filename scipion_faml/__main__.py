@@ -19,16 +19,21 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
+# A queue sends SIGTERM before it kills, a terminal that closes SIGHUP.
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 def main() -> None:
     """Run the command line and exit with its status."""
-    # A queue sends SIGTERM before it kills, a terminal that closes SIGHUP.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in STOPS:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup
             signal.signal(number, _stop)
     try:
         from scipion_faml.cli import run
 
         status = run(sys.argv[1:])
+        for number in STOPS:  # all is done
+            signal.signal(number, signal.SIG_IGN)
     except KeyboardInterrupt as stop:  # while modules are loaded
         print(f"stopped by {stop}: the same command starts it again", file=sys.stderr)
         status = 1

@@ -120,7 +120,8 @@ def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:
         try:
             for name, values in arrays.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.asanyarray(values), allow_pickle=False)
+                    np.lib.format.write_array(  # type: ignore[no-untyped-call]
+                        member, np.asanyarray(values), allow_pickle=False)
             archive.close()
         except BaseException:
             archive.fp = None  # it would try to write again when it is collected

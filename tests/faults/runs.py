@@ -71,7 +71,7 @@ def words_of(name: str, *more: str) -> list[str]:
 
 def environment(**more: str) -> dict[str, str]:
     """That of a call: no report, unless a test looks at it."""
-    return {**os.environ, "FAML_NO_REPORT": "1", "PYTHONWARNINGS": "default", **more}
+    return {**os.environ, "FAML_NO_REPORT": "1", **more}
 
 
 # --------------------------------------------------------------------------------------- counts

@@ -76,6 +76,20 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(name, kilobytes, place, und
     same(resumed, expected.contents, f"{name} after a full disk")
 
 
+@pytest.mark.skipif(not CAN_MOUNT, reason="this machine does not let a test mount a small disk")
+@pytest.mark.parametrize("name", ["pick-dog", "classify-paper"] if FULL else ["pick-dog"])
+def test_a_disk_too_small_for_the_report_alone_is_one_line(name, place, undisturbed):
+    undisturbed(name)
+    files = (place / f"undisturbed-{name}").rglob("*")
+    kilobytes = 40 + sum(4 * (1 + path.stat().st_size // 4096) for path in files)  # in pages
+    folder = place / f"{name}-no-room-for-report"
+    (folder / "small").mkdir(parents=True)
+    words = [w.replace("../inputs", "../../inputs") for w in words_of(name)]
+    ended = end(start(folder, in_small_disk(words, kilobytes, "../copied"), FAML_NO_REPORT="0"))
+    refused(ended, "report.html cannot be written, the disk is full")
+    assert not list((folder / "copied").rglob("*.tmp*"))
+
+
 # --------------------------------------------------------------------------------------- limited
 def limited(n_bytes):
     """Let no file of a process grow beyond a size, as quotas and `ulimit -f` do."""
@@ -174,40 +188,7 @@ def test_a_damaged_file_is_not_waited_for(files, monkeypatch):
         files[0]
 
 
-@pytest.mark.parametrize("name", ["classify-paper", "classify-enhanced"] if FULL else SHORT[:1])
-def test_a_run_whose_particles_vanish_goes_on_when_they_are_back(name, place, undisturbed):
-    expected = undisturbed(name)
-    inputs = place / "inputs" / "set"
-    folder = place / f"{name}-vanished"
-    # Nothing is kept in memory: particles are read in every iteration.
-    process = start(folder, words_of(name, "--workers", "2", "--memory", "0.5"))
-    while not (folder / "out" / "iter_001").exists() and process.poll() is None:
-        time.sleep(0.01)
-    inputs.rename(inputs.with_name("away"))
-    time.sleep(1.5)
-    inputs.with_name("away").rename(inputs)
-    ended = end(process)
-    assert ended.status == 0, ended.said
-    same(folder, expected.contents, f"{name} whose particles were away")
-
-
-def test_a_run_whose_particles_stay_away_is_one_line_and_goes_on_later(place, undisturbed):
-    name = "classify-paper"
-    expected, inputs = undisturbed(name), place / "inputs" / "set"
-    folder, words = place / f"{name}-lost", words_of(name, "--workers", "2")
-    process = start(folder, [sys.executable, "-c", SHORT_CACHE, *words[3:]],
-                    FAML_READ_PATIENCE="1")
-    while not (folder / "out" / "iter_001").exists() and process.poll() is None:
-        time.sleep(0.01)
-    inputs.rename(inputs.with_name("away"))
-    ended = end(process)
-    inputs.with_name("away").rename(inputs)
-    refused(ended, ".mrc does not exist")
-    finish(folder, words)
-    same(folder, expected.contents, "particles that stayed away")
-
-
-SHORT_CACHE = """
+NOTHING_KEPT = """
 import sys
 from scipion_faml import estep
 from scipion_faml.enhanced import store
@@ -215,6 +196,42 @@ estep.CACHE_BYTES = store.CACHE_BYTES = 0
 from scipion_faml.cli import run
 sys.exit(run(sys.argv[1:]))
 """
+
+
+def started_until(folder, name, iteration, **variables):
+    """A run that reads its particles in every iteration, begun until an iteration is done."""
+    words = [sys.executable, "-c", NOTHING_KEPT, *words_of(name, "--workers", "2")[3:]]
+    process = start(folder, words, **variables)
+    while not (folder / "out" / iteration).exists() and process.poll() is None:
+        time.sleep(0.005)
+    return process
+
+
+@pytest.mark.parametrize("name", ["classify-paper", "classify-enhanced"] if FULL else SHORT[:1])
+def test_a_run_whose_particles_vanish_goes_on_when_they_are_back(name, place, undisturbed):
+    expected, inputs = undisturbed(name), place / "inputs" / "set"
+    folder = place / f"{name}-vanished"
+    process = started_until(folder, name, "iter_001")
+    inputs.rename(inputs.with_name("away"))
+    time.sleep(1.5)
+    inputs.with_name("away").rename(inputs)
+    ended = end(process)
+    assert ended.status == 0 and "does not exist: trying again" in ended.said, ended.said
+    same(folder, expected.contents, f"{name} whose particles were away")
+    COUNTS.add("files that came back")
+
+
+def test_a_run_whose_particles_stay_away_is_one_line_and_goes_on_later(place, undisturbed):
+    name = "classify-paper"
+    expected, inputs = undisturbed(name), place / "inputs" / "set"
+    folder, words = place / f"{name}-lost", words_of(name, "--workers", "2")
+    process = started_until(folder, name, "iter_001", FAML_READ_PATIENCE="1")
+    inputs.rename(inputs.with_name("away"))
+    ended = end(process)
+    inputs.with_name("away").rename(inputs)
+    refused(ended, ".mrc does not exist")
+    finish(folder, words)
+    same(folder, expected.contents, "particles that stayed away")
 
 
 # -------------------------------------------------------------------------------------- writing

@@ -73,6 +73,24 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     assert kills or not FULL or row
 
 
+@pytest.mark.skipif(not FULL, reason="the whole suite only: FAML_FAULTS=full")
+@pytest.mark.parametrize("name", ["classify-paper", "pick-dog", "extract"])
+def test_a_killed_run_leaves_a_whole_report_in_the_end(name, place, undisturbed):
+    expected, rng = undisturbed(name), draws(name, "report")
+    folder, words = place / f"{name}-reported", words_of(name)
+    for _ in range(3):
+        process = start(folder, words, FAML_NO_REPORT="0")
+        # Pictures take longer than all the rest.
+        if stop_at(process, expected.measured.whole + rng.uniform(0.0, 1.5), signal.SIGKILL):
+            COUNTS.add("kills")
+        end(process)
+    finish(folder, words, FAML_NO_REPORT="0")
+    [report] = folder.rglob("*report.html")
+    assert report.read_text().rstrip().endswith("</html>")
+    report.unlink()
+    same(folder, expected.contents, f"{name} with its report")
+
+
 # ------------------------------------------------------------------------------------ at renames
 def stopped(place: Path, name: str, when: str, numbers: str) -> str:
     """Kill runs at renames, and finish each; return what they said."""
