@@ -36,6 +36,14 @@ STATUS_FILE = "FAML_STATUS_FILE"  # environment: where a program that calls a ve
 OF_THE_CALLER = ".run.json"  # beside that copy: what the program adds to it, under the key "run"
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asked to end; its name is the message.
+
+    Where a plain KeyboardInterrupt passes through `exec` of a text, as in making a dataclass,
+    Python ends as if by SIGINT later on, though it was caught.
+    """
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write `content` under a private name and rename it; a reader never sees half a file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
@@ -240,7 +248,7 @@ class StatusFile:
         before = self._handlers.get(signal.Signals(number))
         if callable(before):
             before(number, frame)
-        raise KeyboardInterrupt(name)
+        raise Stopped(name)
 
     def _release_signals(self) -> None:
         for number, before in self._handlers.items():
