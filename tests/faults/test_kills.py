@@ -75,7 +75,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     assert kills or not FULL or row
 
 
-@pytest.mark.skipif(not FULL, reason="the whole suite only: FAML_FAULTS=full")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["classify-paper", "pick-dog", "extract"])
 def test_a_killed_run_leaves_a_whole_report_in_the_end(name, place, undisturbed):
     expected, rng = undisturbed(name), draws(name, "report")
@@ -117,7 +117,8 @@ def test_a_run_killed_at_a_rename_leaves_nothing_behind(name, when, place, undis
 
 
 # -------------------------------------------------------------------------------- asked to stop
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP] if FULL else [signal.SIGTERM])
 @pytest.mark.parametrize("name", list(VERBS) if FULL else SHORT)
 def test_a_run_that_is_asked_to_stop_says_one_line_and_goes_on_later(
         name, number, place, undisturbed):
@@ -139,7 +140,7 @@ def test_a_run_that_is_asked_to_stop_says_one_line_and_goes_on_later(
     same(folder, expected.contents, f"{name} stopped by {number.name}")
 
 
-@pytest.mark.skipif(not FULL, reason="the whole suite only: FAML_FAULTS=full")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_DASK)
 def test_a_run_with_dask_killed_with_its_processes_goes_on(name, place, undisturbed):
     pytest.importorskip("distributed")

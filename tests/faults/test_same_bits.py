@@ -19,7 +19,7 @@ def test_every_file_is_the_same_on_any_number_of_workers(name, workers, place, u
     COUNTS.add("runs on other workers")
 
 
-@pytest.mark.skipif(not FULL, reason="the whole suite only: FAML_FAULTS=full")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_DASK)
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_every_file_is_the_same_with_dask(name, workers, place, undisturbed):
