@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import shutil
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -269,7 +270,7 @@ def _damage(path: Path) -> Iterator[None]:
                           "command goes on when it can") from error
         raise DamagedError(f"{path} is damaged ({error})") from error
     except (ValueError, KeyError, TypeError, EOFError, AttributeError, NotImplementedError,
-            zipfile.BadZipFile, zlib.error) as error:
+            zipfile.BadZipFile, zlib.error, SyntaxError, tokenize.TokenError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DamagedError(f"{path} is damaged ({reason[:200]})") from error
 

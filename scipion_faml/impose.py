@@ -171,7 +171,8 @@ def check_mask(mask: FloatArray, name: str) -> FloatArray:
     low, high = float(mask.min()), float(mask.max())
     if low < -0.2 or high > 1.2:  # resampling makes a sharp edge swing by a tenth
         raise ValueError(
-            f"{name} holds values from {low:g} to {high:g}: a mask lies between 0 and 1")
+            f"{name} holds values from {low:g} to {high:g}: a mask lies between 0 and 1, "
+            "scale it")
     clipped = np.clip(mask, 0.0, 1.0).astype(np.float32)
     if float((clipped * inscribed_sphere(mask.shape[0])).max()) < 0.5:
         raise ValueError(f"{name} leaves nothing of the box: it must be 1 around the centre")

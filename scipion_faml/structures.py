@@ -51,7 +51,7 @@ def load_structures(
         If a name is unknown, a file cannot be read, or the box is too small.
     """
     if not resolution_angst > 0:
-        raise ValueError(f"a resolution of {resolution_angst:g} A is not possible: give it above 0")
+        raise ValueError(f"--resolution {resolution_angst:g} A is not possible: give it above 0")
     structures: list[Structure] = []
     for model in models:
         structure = load_structure(model, n, voxel_size_angst, resolution_angst, assembly)

@@ -164,12 +164,14 @@ def _settings(config: FamlConfig) -> dict[str, Any]:
 def _reopen_unless_done(run: Run, n_iterations: int) -> None:
     """Let a finished run go on when more iterations are asked for and would change anything."""
     finished = run.finished_result
-    if finished is None or finished["iterations"] >= n_iterations:
+    if finished is None:
+        return
+    done = finished.get("iterations")
+    if isinstance(done, int) and done >= n_iterations:
         return
     if finished.get("converged"):
         click.echo(
-            f"{run.output} converged after {finished['iterations']} iterations: more change "
-            "nothing", err=True)
+            f"{run.output} converged after {done} iterations: more change nothing", err=True)
     else:
         run.reopen()
 

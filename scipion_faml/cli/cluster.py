@@ -12,13 +12,14 @@ from typing import Any
 import click
 
 from scipion_faml import cluster
-from scipion_faml.cli.common import n_workers
+from scipion_faml.cli.common import n_workers, with_finite_numbers
 from scipion_faml.execution import Executor, executor_of
 from scipion_faml.memory import cache_bytes_within, needed_bytes
 from scipion_faml.model import FamlConfig
 
 EXECUTORS = ("threads", "dask", "slurm", "pbs")
 GIGABYTE = 10**9
+MOST_MEMORY = 1e6  # GB
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,10 @@ def cluster_options(function: Any) -> Any:
         found = Cluster(kind, scheduler, options, worker_timeout, n_bytes, workers)
         return function(*arguments, cluster=found, **others)
 
-    added: Callable[..., Any] = verb
+    added: Callable[..., Any] = with_finite_numbers(verb)
     for option in (
-        click.option("--memory", type=click.FloatRange(min=0, min_open=True), default=None,
+        click.option("--memory", default=None,
+                     type=click.FloatRange(min=0, max=MOST_MEMORY, min_open=True),
                      help="Memory of this run, GB: bounds what is kept of particles between "
                      "iterations. dask: of all its processes; slurm, pbs: of each job.  "
                      "[default: up to 3.8 GB are kept]"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import click
 import numpy as np
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 STATUS = "scipion_faml.status"  # of a click context's meta
+MAY_BE_INFINITE = {"snr"}  # no noise
 COUNTED = {"particles", "classes", "iterations"}  # numbers of a result, besides n_...
 
 
@@ -43,9 +45,7 @@ def report_errors(command: click.Command, arguments: list[str]) -> int:
     except click.exceptions.Exit as stop:
         return int(stop.exit_code)
     except click.ClickException as error:
-        error.show()
-        _note_error(error.format_message())
-        return 2
+        return _refused(_usage_message(error))
     except click.Abort as stop:
         by = str(stop.__cause__ or "") or "SIGINT"
         click.echo(f"stopped by {by}: the same command goes on with it", err=True)
@@ -53,11 +53,27 @@ def report_errors(command: click.Command, arguments: list[str]) -> int:
     except (ValueError, OSError, ClusterError) as error:
         if os.environ.get("FAML_DEBUG"):
             raise
-        message = " ".join(str(error).split())
-        click.echo(f"error: {message}", err=True)
-        _note_error(message)
+        _refused(str(error))
         return 1 if isinstance(error, (ClusterError, DiskError)) else 2
+    except MemoryError as error:
+        return _refused(f"not enough memory ({error}): use smaller boxes, bin the tomogram, or use "
+                        "a machine with more memory")
     return 0
+
+
+def _refused(message: str) -> int:
+    """Say what is wrong in one line; return the exit status."""
+    message = " ".join(message.split())
+    click.echo(f"error: {message}", err=True)
+    _note_error(message)
+    return 2
+
+
+def _usage_message(error: click.ClickException) -> str:
+    """A mistake in the command, and where its options are explained."""
+    message = error.format_message().rstrip(".")
+    context = getattr(error, "ctx", None)
+    return f"{message}: see {context.command_path} --help" if context is not None else message
 
 
 def _note_error(message: str) -> None:
@@ -70,6 +86,7 @@ def _note_error(message: str) -> None:
 
 def common_options(function: F) -> F:
     """Add --json, --overwrite, --no-report and --verbose, which every verb has."""
+    function = with_finite_numbers(function)
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
         click.option("--overwrite", is_flag=True, help="Replace a finished run in the output."),
@@ -84,6 +101,27 @@ def common_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def with_finite_numbers(function: F) -> F:
+    """The verb, which refuses numbers that are none: ranges of click let NaN pass."""
+
+    @functools.wraps(function)
+    def checked(*arguments: Any, **values: Any) -> Any:
+        for name, value in values.items():
+            for number in value if isinstance(value, (list, tuple)) else [value]:
+                if isinstance(number, float) and not (
+                        np.isfinite(number) or (name in MAY_BE_INFINITE and number > 0)):
+                    _refuse_number(name, number)
+        return function(*arguments, **values)
+
+    return cast(F, checked)
+
+
+def _refuse_number(name: str, number: float) -> NoReturn:
+    context = click.get_current_context()
+    option = next((p for p in context.command.params if p.name == name), None)
+    raise click.BadParameter(f"{number} is no number that can be used", context, option)
 
 
 def _set_up_logging(_context: click.Context, _option: click.Parameter, verbose: bool) -> None:
@@ -102,7 +140,9 @@ def _note_report(
     invocation_of(context).is_report_wanted = not is_unwanted
 
 
-seed_option = click.option("--seed", default=0, show_default=True, help="Seed of every draw.")
+SEED = click.IntRange(0, 2**63 - 1)
+seed_option = click.option(
+    "--seed", default=0, show_default=True, type=SEED, help="Seed of every draw.")
 workers_option = click.option(
     "--workers", default=None, type=click.IntRange(min=1),
     help="Threads; the result does not depend on it.  [default: all cores]",
@@ -275,10 +315,11 @@ class Run:
             return None
         try:
             record = json.loads(self.record.read_text())
-        except ValueError:
+        except (ValueError, OSError):
             return None
-        same = record.get("settings") == self.settings and "result" in record
-        return dict(record["result"]) if same else None
+        same = isinstance(record, dict) and record.get("settings") == self.settings
+        result = record.get("result") if same else None
+        return result if isinstance(result, dict) else None
 
     @cached_property
     def report(self) -> RunReport:

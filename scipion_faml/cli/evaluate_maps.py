@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from scipion_faml.structures import (
 from scipion_faml.symmetry import cyclic_fold
 from scipion_faml.types import FloatArray
 from scipion_faml.volume import crop_or_pad, mirrored
+
+logger = logging.getLogger(__name__)
 
 
 # ----------------------------------------------------------------------------------- average
@@ -116,16 +119,16 @@ def _matching_reference(
         raise ValueError(f"neither {name} nor {path} has a voxel size in its header: set one")
     if len(known) == 1:
         missing = path if voxel_size > 0 else name
-        click.echo(f"{missing} has no voxel size: taken as {known[0]:g} A", err=True)
+        logger.info("%s has no voxel size: taken as %g A", missing, known[0])
         voxel_size = target_voxel_size = known[0]
     n = volume.shape[0]
     background = float(np.concatenate([target[0].ravel(), target[-1].ravel()]).mean())
     target = target - background
     if abs(target_voxel_size / voxel_size - 1.0) > VOXEL_SIZE_TOLERANCE:
-        click.echo(f"{path}: resampled from {target_voxel_size:g} to {voxel_size:g} A", err=True)
+        logger.info("%s: resampled from %g to %g A", path, target_voxel_size, voxel_size)
         target = change_voxel_size(target, target_voxel_size, voxel_size)
     if target.shape[0] != n:
-        click.echo(f"{path}: box changed from {target.shape[0]} to {n} voxels", err=True)
+        logger.info("%s: box changed from %d to %d voxels", path, target.shape[0], n)
         target = crop_or_pad(target, (n, n, n))
     return target, voxel_size
 
@@ -138,7 +141,8 @@ def _mask(mask: str, n: int) -> FloatArray:
     if weight.shape[0] != n:
         raise ValueError(f"{mask} has a box of {weight.shape[0]}, the map {n}: give one of {n}")
     if weight.min() < 0:
-        raise ValueError(f"{mask} has values below 0 ({weight.min():g}): a mask lies in 0 to 1")
+        raise ValueError(f"{mask} has values below 0 ({weight.min():g}): a mask lies in 0 to 1, "
+                         "scale it")
     return weight
 
 

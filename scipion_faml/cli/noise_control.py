@@ -15,7 +15,7 @@ from scipion_faml import checkpoint, plots
 from scipion_faml.cli.averaging import load_mask
 from scipion_faml.cli.classify import Engine, classify_particles
 from scipion_faml.cli.cluster import Cluster, cluster_options
-from scipion_faml.cli.common import Run, common_options, file_stamp, plain, run_once
+from scipion_faml.cli.common import SEED, Run, common_options, file_stamp, plain, run_once
 from scipion_faml.cli.reporting import RunReport
 from scipion_faml.cli.validation import run_record
 from scipion_faml.io import open_source, read_cube, read_particles, replacing
@@ -74,7 +74,8 @@ class _Original:
 @click.argument("classified", metavar="RUN", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--iterations", type=click.IntRange(min=1), default=None,
               help="At most.  [default: as many as RUN took]")
-@click.option("--phase-seed", default=0, show_default=True, help="Seed of the random phases.")
+@click.option("--phase-seed", default=0, show_default=True, type=SEED,
+              help="Seed of the random phases.")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("noise-control"),
               show_default=True, help="Folder.")
 @cluster_options

@@ -232,6 +232,9 @@ def _with_lengths(
     """The settings with the diameter, measured if it is not given, and what is counted in it."""
     if diameter is None:
         diameter = diameter_of(model) * size
+        if not diameter > 0:
+            raise ValueError("the template shows no particle in the tomogram's voxels of "
+                             f"{size:g} A: check voxel sizes, or give --diameter")
         logger.info("the template is %.0f A wide", diameter)
     return dataclasses.replace(
         config, diameter_angst=diameter,

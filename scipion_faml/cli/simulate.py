@@ -81,7 +81,7 @@ logger = logging.getLogger(__name__)
     "and amplitudes, each sample with its precision in weights.mrc (rlnCtfImage).",
 )
 @click.option(
-    "--max-shift", default=3.0, show_default=True, type=click.FloatRange(min=0),
+    "--max-shift", default=3.0, show_default=True, type=click.FloatRange(0, 1000),
     help="Largest offset of a particle from its box centre (voxels), uniform in a ball.",
 )
 @click.option(

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from scipion_faml.cli.common import F
-from scipion_faml.io import ParticleTable, write_volume
+from scipion_faml.io import LARGEST_VOXEL, ParticleTable, write_volume
 from scipion_faml.simulation.density import Structure
 from scipion_faml.types import IntArray
 
@@ -30,7 +30,7 @@ def model_options(function: F) -> F:
         ),
         click.option(
             "--voxel-size", default=6.0, show_default=True, help="Angstrom.",
-            type=click.FloatRange(min=0, min_open=True),
+            type=click.FloatRange(min=0, max=LARGEST_VOXEL, min_open=True),
         ),
         click.option(
             "--resolution", default=None, type=float,

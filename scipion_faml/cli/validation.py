@@ -47,7 +47,9 @@ def rows_of_class(table: ParticleTable, number: int | None) -> IntArray:
         return np.arange(len(table))
     rows = np.flatnonzero(table.class_index == number - 1)
     if not len(rows):
-        raise ValueError(f"{table.path} has no particle of class {number}")
+        known = np.unique(table.class_index + 1).tolist()
+        raise ValueError(f"{table.path} has no particle of class {number}: choose --class "
+                         f"{known[0]} to {known[-1]}")
     return rows
 
 
@@ -82,7 +84,8 @@ def read_mask(path: Path | str, n: int) -> FloatArray:
     if weight.shape[0] != n:
         raise ValueError(f"{path} has a box of {weight.shape[0]}, the map {n}: give one of {n}")
     if weight.min() < 0:
-        raise ValueError(f"{path} has values below 0 ({weight.min():g}): a mask lies in 0 to 1")
+        raise ValueError(f"{path} has values below 0 ({weight.min():g}): a mask lies in 0 to 1, "
+                         "scale it")
     return weight
 
 

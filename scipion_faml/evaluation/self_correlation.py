@@ -153,6 +153,9 @@ def scan_axes(
     ball = np.asarray(volume * inscribed_sphere(volume.shape[0]), dtype=np.float32)
     power = np.stack([cylinder.powers(ball, axis, centre) for axis in axes])
     usable = folds[folds <= cylinder.n_orders]
+    if not len(usable):
+        raise ValueError(f"a {folds.min()}-fold axis cannot be seen in {volume.shape[0]} voxels: "
+                         f"look for --fold {cylinder.n_orders} at most, or use a finer map")
     return AxisScan(axes, power, usable, contrast_of_folds(power, usable))
 
 

@@ -31,6 +31,7 @@ from scipion_faml.exchange.table import (
     numbers_of_particles,
     poses_of,
     positions_of,
+    whole,
 )
 from scipion_faml.exchange.tomograms import (
     Tomograms,
@@ -150,13 +151,15 @@ def import_dynamo(
     poses = conventions.from_dynamo(
         _numbers(frame, ["tdrot", "tilt", "narot"], path),
         _numbers(frame, ["dx", "dy", "dz"], path))
+    tags, tomogram_numbers, classes = (
+        whole(_numbers(frame, [name], path)[:, 0], name, path) for name in ("tag", "tomo", "class"))
     columns: dict[str, object] = {
-        NUMBER: frame["tag"].astype(int),
-        "rlnTomoName": [tomograms.name_of(int(n)) for n in frame["tomo"]],
-        SCORE: frame["cc"].astype(float),
+        NUMBER: tags,
+        "rlnTomoName": [tomograms.name_of(n) for n in tomogram_numbers.tolist()],
+        SCORE: _numbers(frame, ["cc"], path)[:, 0],
     }
-    if frame["class"].astype(int).min() > 0:
-        columns[CLASS] = frame["class"].astype(int)
+    if classes.min() > 0:
+        columns[CLASS] = classes
     positions = _numbers(frame, ["x", "y", "z"], path)
     if np.any(positions):
         columns.update(zip(COORDINATES, (positions - first_voxel).T, strict=True))
@@ -165,7 +168,7 @@ def import_dynamo(
             columns[kept] = frame[name].to_numpy()
     folder = _data_folder(path, data)
     if with_volumes and folder is not None:
-        columns["rlnImageName"] = [_particle_file(folder, int(tag)) for tag in frame["tag"]]
+        columns["rlnImageName"] = [_particle_file(folder, tag) for tag in tags.tolist()]
     remarks = _remarks_about_sampling(frame, tilts_deg)
     return build_table(columns, poses, size, _tilt_ranges(frame, tilts_deg), path), remarks
 
@@ -183,10 +186,22 @@ def read_table(path: Path) -> pd.DataFrame:
     try:
         frame = dynamotable.read(str(path))
     except Exception as error:  # pandas lets many kinds through
-        raise ValueError(f"{path} is not a readable Dynamo table ({error})") from error
+        raise ValueError(
+            f"{path} is not a readable Dynamo table ({error}): write it again") from error
+    _check_lengths(path)
     if frame.shape[1] < 26:
-        raise ValueError(f"{path} has {frame.shape[1]} columns, a Dynamo table has 35 or more")
+        raise ValueError(f"{path} has {frame.shape[1]} columns, a Dynamo table has 35 or more: "
+                         "choose its --format")
     return frame
+
+
+def _check_lengths(path: Path) -> None:
+    """Every line has as many numbers as the first; the library fills up those that are cut off."""
+    lengths = [len(line.split()) for line in path.read_text().splitlines() if line.strip()]
+    for line, length in enumerate(lengths, 1):
+        if length != lengths[0]:
+            raise ValueError(f"{path}: line {line} has {length} numbers, the first {lengths[0]}: "
+                             "write it again")
 
 
 def _numbers(frame: pd.DataFrame, names: list[str], path: Path) -> FloatArray:
@@ -196,7 +211,7 @@ def _numbers(frame: pd.DataFrame, names: list[str], path: Path) -> FloatArray:
     if len(wrong):
         row, column = wrong[0]
         raise ValueError(f"{path}: line {row + 1}: {names[column]} is "
-                         f"'{frame[names[column]].iloc[row]}', no number")
+                         f"'{frame[names[column]].iloc[row]}', no number: correct it")
     return values
 
 
@@ -230,7 +245,8 @@ def _particle_file(folder: Path, tag: int) -> str:
             path = folder / f"particle_{tag:0{digits}d}{suffix}"
             if path.is_file():
                 return str(path)
-    raise FileNotFoundError(f"{folder} has no file of particle {tag} (particle_{tag:05d}.em)")
+    raise FileNotFoundError(f"{folder} has no file of particle {tag} "
+                            f"(particle_{tag:05d}.em): copy it, or add --volumes none")
 
 
 def _tilt_ranges(
@@ -239,14 +255,16 @@ def _tilt_ranges(
     """Smallest and largest tilt of every particle, (N, 2), where known."""
     if tilts_deg is not None:
         return np.tile(tilts_deg, (len(frame), 1))
-    ranges = frame[["ymintilt", "ymaxtilt"]].to_numpy(dtype=float)
+    ranges = frame[["ymintilt", "ymaxtilt"]].apply(pd.to_numeric, errors="coerce").to_numpy(
+        dtype=float)
     return ranges if np.all(ranges[:, 0] < ranges[:, 1]) else None
 
 
 def _remarks_about_sampling(
     frame: pd.DataFrame, tilts_deg: tuple[float, float] | None
 ) -> list[str]:
-    kinds = sorted(set(frame["ftype"].astype(int)) - {0, SINGLE_TILT_ABOUT_Y})
+    known = pd.to_numeric(frame["ftype"], errors="coerce").dropna().clip(-1, 1000)
+    kinds = sorted(set(known.astype(int)) - {0, SINGLE_TILT_ABOUT_Y})
     if kinds and tilts_deg is None:
         return [f"ftype {kinds[0]} is no single tilt about y: give --tilt-min and --tilt-max, or "
                 "weight volumes"]

@@ -149,7 +149,7 @@ def import_eman(
         raise FileNotFoundError(f"{path} does not exist")
     entries = _of_list(path) if Path(path).suffix == ".lst" else _of_json(path)
     if not entries:
-        raise ValueError(f"{path} holds no particles")
+        raise ValueError(f"{path} holds no particles: choose its --format")
     matrices = np.array([_matrix(entry, number, path) for number, entry in enumerate(entries, 1)])
     size = voxel_size_angst or _voxel_size(entries)
     if not size > 0:
@@ -183,7 +183,8 @@ def _of_json(path: Path) -> list[dict[str, Any]]:
         content = json.loads(Path(path).read_text())
         keys = {key: ast.literal_eval(key) for key in content}
     except (ValueError, SyntaxError) as error:
-        raise ValueError(f"{path} is not a readable EMAN2 JSON file ({error})") from error
+        raise ValueError(f"{path} is not a readable EMAN2 JSON file ({error}): choose "
+                         "its --format") from error
     if not all(isinstance(k, tuple) and len(k) == 2 for k in keys.values()):
         raise ValueError(f"{path} lists no particles: give a particle_parms_NN.json of e2spt")
     entries = []
@@ -204,7 +205,7 @@ def _follow_lists(entries: list[dict[str, Any]], folder: Path) -> list[dict[str,
                 lists[source] = _read_list(Path(source))
             if entry["index"] >= len(lists[source]):
                 raise ValueError(f"{source} has {len(lists[source])} particles, number "
-                                 f"{entry['index']} is asked for")
+                                 f"{entry['index']} is asked for: give its own list")
             entry["index"], source, _ = lists[source][entry["index"]]
             source = _find(source, folder)
         entry["volume"] = source
@@ -218,7 +219,7 @@ def _of_list(path: Path) -> list[dict[str, Any]]:
         try:
             content = json.loads(comment) if comment else {}
         except ValueError as error:
-            raise ValueError(f"{path}: particle {number}: {error}") from error
+            raise ValueError(f"{path}: particle {number}: {error}; correct it") from error
         entries.append({**content, "volume": source, "index": index, "number": number})
     return _follow_lists(entries, Path(path).parent)
 
@@ -227,14 +228,15 @@ def _read_list(path: Path) -> list[tuple[int, str, str]]:
     """Index, file and comment of every line of a .lst."""
     lines = Path(path).read_text().splitlines()
     if not lines or lines[0].strip() not in {"#LSX", "#LST"}:
-        raise ValueError(f"{path} is no EMAN2 .lst file: its first line is not #LSX")
+        raise ValueError(f"{path} is no EMAN2 .lst file: its first line is not #LSX; choose "
+                         "its --format")
     found = []
     for line in lines:
         words = line.rstrip().split("\t", 2)
         if line.startswith("#") or not line.strip():
             continue
-        if len(words) < 2 or not words[0].strip().isdigit():
-            raise ValueError(f"{path}: '{line[:60]}' is no number and file")
+        if len(words) < 2 or not words[0].strip().isdecimal():
+            raise ValueError(f"{path}: '{line[:60]}' is no number and file: correct it")
         found.append((int(words[0]), words[1].strip(), words[2] if len(words) > 2 else ""))
     return found
 

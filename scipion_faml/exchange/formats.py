@@ -20,6 +20,7 @@ from scipion_faml.exchange.table import (
     check_numbers,
     image_names,
     merged,
+    reading,
     with_box,
 )
 from scipion_faml.exchange.tomograms import Tomograms
@@ -94,7 +95,8 @@ def export_particles(
     mode = options.mode
     check_numbers(table)
     if options.subtomogram_frames and options.format not in ("relion4", "relion5"):
-        raise ValueError(f"--subtomogram-frames is for relion4 and relion5, not {options.format}")
+        raise ValueError(f"--subtomogram-frames is for relion4 and relion5, not {options.format}: "
+                         "leave it out")
     if options.format in RELION:
         return export_relion(
             table, RELION[options.format], folder, tomograms, mode, tomogram_set,
@@ -133,7 +135,8 @@ def import_particles(
     OSError, ValueError
         If a file is missing or damaged, or a number in it is none.
     """
-    table, remarks = _imported(path, options, tomograms)
+    with reading(path, f"{options.format} list"):
+        table, remarks = _imported(path, options, tomograms)
     return check_numbers(table), remarks
 
 

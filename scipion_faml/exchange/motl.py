@@ -27,6 +27,7 @@ from scipion_faml.exchange.table import (
     numbers_of_particles,
     poses_of,
     positions_of,
+    whole,
 )
 from scipion_faml.exchange.tomograms import Tomograms, numbers_of, read_tomograms, write_table_map
 from scipion_faml.exchange.volumes import place, read_em, write_em
@@ -121,17 +122,18 @@ def import_motl(
     if not tomograms.items and (path.parent / "tomograms.doc").is_file():
         tomograms = read_tomograms([path.parent / "tomograms.doc"])
     poses = conventions.from_motl(motl[:, ANGLE_ROWS], motl[:, SHIFT_ROWS])
-    numbers = motl[:, NUMBER_ROW].astype(int)
+    numbers = whole(motl[:, NUMBER_ROW], "row 4", path)
     remarks = []
     if len(set(numbers)) != len(numbers) or numbers.min() < 1:
         remarks.append("row 4 numbers no particles: they are numbered in order")
         numbers = np.arange(1, len(motl) + 1)
     columns: dict[str, object] = {
         NUMBER: numbers, SCORE: motl[:, SCORE_ROW],
-        "rlnTomoName": [tomograms.name_of(int(n)) for n in _tomogram_numbers(motl)],
+        "rlnTomoName": [tomograms.name_of(n) for n in whole(
+            _tomogram_numbers(motl), "row 5", path).tolist()],
     }
     if motl[:, CLASS_ROW].min() >= 1:
-        columns[CLASS] = motl[:, CLASS_ROW].astype(int)
+        columns[CLASS] = whole(motl[:, CLASS_ROW], "the class", path)
     if np.any(motl[:, POSITION_ROWS]):
         columns.update(zip(COORDINATES, (motl[:, POSITION_ROWS] - first_voxel).T, strict=True))
     columns.update({free_column(row): motl[:, row] for row in FREE_ROWS if np.any(motl[:, row])})
@@ -157,4 +159,5 @@ def _volume_of(folder: Path, number: int) -> str:
             found = sorted(folder.glob(f"*_{number:0{digits}d}{suffix}"))
             if found:
                 return str(found[0])
-    raise FileNotFoundError(f"{folder} has no file of particle {number} (subtomo_{number}.em)")
+    raise FileNotFoundError(f"{folder} has no file of particle {number} "
+                            f"(subtomo_{number}.em): copy it, or add --volumes none")

@@ -36,6 +36,7 @@ from scipion_faml.exchange.table import (
     not_held,
     poses_of,
     positions_of,
+    whole,
 )
 from scipion_faml.exchange.tomograms import Tomograms
 from scipion_faml.geometry import RigidTransforms
@@ -112,7 +113,7 @@ def import_peet(
         NUMBER: np.arange(1, len(rows) + 1),
     }
     if rows[:, CLASS_ROW].min() >= 1:
-        columns[CLASS] = rows[:, CLASS_ROW].astype(int)
+        columns[CLASS] = whole(rows[:, CLASS_ROW], "the class", path)
     remarks = []
     points = points or _if_file(path.with_name(f"{name}_points.txt"))
     if points is None:
@@ -142,10 +143,10 @@ def _read_rows(path: Path) -> FloatArray:
             for line in body]
     for number, row in enumerate(rows, 1):
         if len(row) != N_ROWS or row.isna().any():
-            raise ValueError(f"{path}: particle {number} has not {N_ROWS} numbers: is it a PEET "
-                             "motive list?")
+            raise ValueError(f"{path}: particle {number} has not {N_ROWS} numbers: correct it, "
+                             "or choose its --format")
     if not rows:
-        raise ValueError(f"{path} holds no particles")
+        raise ValueError(f"{path} holds no particles: choose its --format")
     return np.array([row.to_numpy(dtype=float) for row in rows])
 
 
@@ -156,7 +157,9 @@ def _read_points(path: Path, n_particles: int, motl: Path) -> FloatArray:
     try:
         points = np.atleast_2d(np.loadtxt(path))[:, -3:]
     except ValueError as error:
-        raise ValueError(f"{path} is no list of points ({error})") from error
+        raise ValueError(
+            f"{path} is no list of points ({error}): make it with model2point") from error
     if len(points) != n_particles:
-        raise ValueError(f"{path} has {len(points)} points, {motl} {n_particles} particles")
+        raise ValueError(f"{path} has {len(points)} points, {motl} {n_particles} particles: "
+                         "give --positions of these particles")
     return np.asarray(points, dtype=float)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,7 +11,14 @@ import numpy as np
 import pandas as pd
 
 from scipion_faml.geometry import RigidTransforms
-from scipion_faml.io import ANGLES, COORDINATES, ORIGINS, ParticleTable, read_header
+from scipion_faml.io import (
+    ANGLES,
+    COORDINATES,
+    LARGEST_NUMBER,
+    ORIGINS,
+    ParticleTable,
+    read_header,
+)
 from scipion_faml.types import FloatArray, IntArray
 
 SCORE, PROBABILITY = "famlScore", "rlnMaxValueProbDistribution"
@@ -44,6 +52,18 @@ def not_held(table: ParticleTable, held: Sequence[str]) -> list[str]:
 
 
 # ----------------------------------------------------------------------------------- reading
+@contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Turn what a reader stumbles over in a damaged file into one line that names it."""
+    try:
+        yield
+    except (UnicodeDecodeError, KeyError, TypeError, IndexError, AttributeError, RecursionError,
+            OverflowError, SyntaxError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{path} is not a readable {what} ({reason}): choose its --format, or "
+                         "write it again") from error
+
+
 def poses_of(table: ParticleTable) -> RigidTransforms:
     """Return the poses, identity where the table has no angles (origins are kept)."""
     if set(ANGLES) <= set(table.rows.columns):
@@ -91,6 +111,22 @@ def image_names(table: ParticleTable) -> list[str] | None:
     if "rlnImageName" not in table.rows:
         return None
     return [str(name) for name in table.rows["rlnImageName"]]
+
+
+def whole(values: FloatArray | pd.Series, what: str, path: Path) -> IntArray:
+    """Return values as whole numbers.
+
+    Raises
+    ------
+    ValueError
+        If one is none; the particle is named.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    bad = np.flatnonzero(~(np.abs(numbers) <= LARGEST_NUMBER))
+    if len(bad):
+        raise ValueError(f"{path}: {what} of particle {bad[0] + 1} is {numbers[bad[0]]:g}, no "
+                         "whole number: correct it")
+    return numbers.astype(np.intp)
 
 
 def check_numbers(table: ParticleTable) -> ParticleTable:
@@ -159,7 +195,7 @@ def merged(imported: ParticleTable, exported: ParticleTable) -> ParticleTable:
     """
     if NUMBER not in imported.rows:
         raise ValueError(f"{imported.path} numbers no particles: they cannot be matched with "
-                         f"{exported.path}")
+                         f"{exported.path}; give the file that was exported, or its result")
     row_of = {int(n): row for row, n in enumerate(numbers_of_particles(exported))}
     numbers = [int(n) for n in imported.rows[NUMBER]]
     unknown = [n for n in numbers if n not in row_of]

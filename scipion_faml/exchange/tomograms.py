@@ -40,7 +40,8 @@ class Tomograms:
     def __post_init__(self) -> None:
         for item in self.items:
             if item.name in self.by_name:
-                raise ValueError(f"{self.source}: two tomograms are named {item.name}")
+                raise ValueError(
+                    f"{self.source}: two tomograms are named {item.name}: leave one out")
             self.by_name[item.name] = item
 
     def find(self, name: str) -> Tomogram | None:
@@ -105,19 +106,26 @@ def read_tomograms(paths: Sequence[Path]) -> Tomograms:
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path} does not exist")
         suffix = Path(path).suffix.lower()
-        if suffix == ".star":
-            items += _of_relion(Path(path), len(items))
-        elif suffix == ".vll":
-            items += _of_volume_list(Path(path))
-        elif suffix in LISTS:
-            items += _of_table_map(Path(path))
-        elif suffix in MRC_SUFFIXES:
-            items.append(_of_file(str(path), len(items) + 1))
-        else:
+        try:
+            items += _of_any(Path(path), suffix, len(items))
+        except (UnicodeDecodeError, OverflowError, TypeError) as error:
             raise ValueError(
-                f"{path} is no list of tomograms: give a RELION tomograms.star, a Dynamo .doc or "
-                ".vll, or MRC files")
+                f"{path} is not a readable list of tomograms ({error}): write it again") from error
     return Tomograms(tuple(items), ", ".join(str(p) for p in paths))
+
+
+def _of_any(path: Path, suffix: str, n_before: int) -> list[Tomogram]:
+    """The tomograms of a file of any kind."""
+    if suffix == ".star":
+        return _of_relion(path, n_before)
+    if suffix == ".vll":
+        return _of_volume_list(path)
+    if suffix in LISTS:
+        return _of_table_map(path)
+    if suffix in MRC_SUFFIXES:
+        return [_of_file(str(path), n_before + 1)]
+    raise ValueError(f"{path} is no list of tomograms: give a RELION tomograms.star, a Dynamo .doc "
+                     "or .vll, or MRC files")
 
 
 def _of_file(path: str, number: int, folder: Path | None = None) -> Tomogram:
@@ -158,8 +166,9 @@ def _of_table_map(path: Path) -> list[Tomogram]:
         words = line.split(maxsplit=1)
         if not words:
             continue
-        if len(words) != 2 or not words[0].isdigit():
-            raise ValueError(f"{path}: line {number} is '{line[:60]}', not a number and a file")
+        if len(words) != 2 or not words[0].isdecimal():
+            raise ValueError(
+                f"{path}: line {number} is '{line[:60]}', not a number and a file: correct it")
         items.append(_of_file(words[1].strip(), int(words[0]), path.parent))
     return items
 

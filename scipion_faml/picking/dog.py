@@ -73,7 +73,7 @@ class DogConfig:
             raise ValueError("no diameter: give one or more, in angstrom")
         for diameter in self.diameters_angst:
             if not 0 < diameter < np.inf:
-                raise ValueError(f"diameter {diameter:g}: give it in angstrom, above 0")
+                raise ValueError(f"--diameter {diameter:g}: give it in angstrom, above 0")
         if len(set(self.diameters_angst)) != len(self.diameters_angst):
             raise ValueError("a diameter is given twice: give each once")
         if self.threshold is not None and not np.isfinite(self.threshold):

@@ -34,7 +34,7 @@ class TemplateConfig:
 
     def __post_init__(self) -> None:
         if not self.diameter_angst > 0:
-            raise ValueError(f"diameter {self.diameter_angst:g}: give it in angstrom, above 0")
+            raise ValueError(f"--diameter {self.diameter_angst:g}: give it in angstrom, above 0")
         for name in ("angular_step_deg", "coarse_step_deg"):
             if not 1.0 <= getattr(self, name) <= 60.0:
                 raise ValueError(f"{name} is {getattr(self, name):g}: choose 1 to 60 deg")

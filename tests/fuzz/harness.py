@@ -39,7 +39,7 @@ HANGS_AFTER = float(os.environ.get("FAML_FUZZ_SECONDS", 30.0))  # seconds, of on
 # What a message must hold: a way out.
 WAYS_OUT = re.compile(
     r"\b(add|allow|ask|asked|average|check|choose|compare|convert|copy|correct|crop|cut|draw|"
-    r"exclude|extract|free|give|import|install|keep|leave|look|lower|make|match|move|name|needs?|"
+    r"exclude|extract|free|give|import|install|keep|leave|look|lower|make|match|move|must|name|needs?|"
     r"number|one of|point|re-extract|remove|rename|repair|resample|rescale|rewrite|run|say|scale|"
     r"see|start|train|try|use|write)\b|does not exist|--help|is not in the range|is not a valid|"
     r"are needed|is needed", re.IGNORECASE)
@@ -198,6 +198,7 @@ def check_message(message: str, words: list[str]) -> None:
     if len(message) > 1500:
         raise Broken("message", f"{len(message)} letters: {message[:200]} ...")
     stems = {Path(word).name for word in words if "/" in word or "." in word} - {""}
+    stems |= {word or ". does" for word in words[1:]}
     names = (any(stem in message for stem in stems) or re.search(
         r"/\w+/|--[a-z]|particle|subtomogram|row|position|optics group|class|tilt range|"
         r"\.\w{2,4}\b|point group|symmetry|voxel|memory|option", message))
@@ -241,6 +242,8 @@ def check_written(folder: Path, given: frozenset[str] = frozenset()) -> None:
     for path in sorted(folder.rglob("*")):
         if ".tmp" in path.name:
             raise Broken("left", f"{path} was left behind")
+        if path.is_dir():
+            continue
         if path.suffix == ".mrc":
             with mrcfile.open(path) as mrc:
                 if not np.isfinite(mrc.data).all():
