@@ -133,39 +133,6 @@ def _new_header(values: NDArray[Any], voxel_size_angst: float, label: str) -> ND
     return raw
 
 
-def write(handle: IO[bytes], values: NDArray[Any], voxel_size_angst: float, label: str) -> None:
-    """Write a volume [z, y, x] of int16 or float32 as an MRC file; its bytes tell no date.
-
-    Raises
-    ------
-    OSError
-        If the disk does not take it; with its error number, and nothing is left open.
-    """
-    values = np.ascontiguousarray(values)
-    handle.write(_new_header(values, voxel_size_angst, label).tobytes())
-    handle.write(values.data)
-
-
-def _new_header(values: NDArray[Any], voxel_size_angst: float, label: str) -> NDArray[Any]:
-    """The header of a volume, as MRC2014 defines it."""
-    raw = np.zeros((), HEADER_DTYPE.newbyteorder("<"))
-    modes = {np.dtype(code): mode for mode, code in DTYPES.items()}
-    raw["mode"] = modes[values.dtype]
-    for axis, n in zip("zyx", values.shape, strict=True):
-        raw[f"n{axis}"] = raw[f"m{axis}"] = n
-        raw["cella"][axis] = np.float32(voxel_size_angst) * np.float32(n)
-    raw["cellb"] = (90.0, 90.0, 90.0)
-    raw["mapc"], raw["mapr"], raw["maps"] = 1, 2, 3
-    raw["dmin"], raw["dmax"] = values.min(), values.max()
-    raw["dmean"] = values.mean(dtype=np.float32)
-    raw["rms"] = values.std(dtype=np.float32)
-    raw["ispg"], raw["nversion"] = 1, 20141
-    raw["map"], raw["machst"] = b"MAP ", (0x44, 0x44, 0, 0)
-    raw["nlabl"] = 1
-    raw["label"][0] = label
-    return raw
-
-
 @contextmanager
 def _opened(path: Path | str) -> Iterator[tuple[IO[bytes], int | None]]:
     """The file to read from, and its bytes where they are not packed; every fault names it."""
