@@ -22,7 +22,7 @@ from pyworkflow import NEW
 from pyworkflow.constants import QUEUE_FOR_JOBS
 from pyworkflow.exceptions import PyworkflowException
 from pyworkflow.object import PointerList
-from pyworkflow.protocol import params
+from pyworkflow.protocol import Protocol, params
 from pyworkflow.utils import Environ
 from tomo.protocols import ProtTomoBase
 
@@ -31,7 +31,7 @@ from scipion_faml.status import HEARTBEAT_SECONDS, STATUS_FILE
 from scipion_faml.wedge import MissingWedge
 
 from .cluster_form import CLUSTER_ROWS
-from .run_status import RunStatus
+from .run_status import RunStatus, note_stop
 
 # Form rows that say how a run is done, not what comes out of it.
 NOT_SETTINGS = {
@@ -66,6 +66,11 @@ class ProtFamlBase(EMProtocol, ProtTomoBase):
         finally:
             self._runStatus.end()
 
+    def setAborted(self):
+        """Note that the run was stopped, also in extra/status.json: it was killed and cannot."""
+        super().setAborted()
+        note_stop(self)
+
     def count(self, **counts):
         """Say in extra/status.json how many there are of what, for example tomograms=3."""
         self._runStatus.count(**counts)
@@ -85,6 +90,7 @@ class ProtFamlBase(EMProtocol, ProtTomoBase):
         environment.update(self._gpuVariables())
         # 2>&1: the command logs to stderr, which Scipion shows as errors.
         line = shlex.join(command) + " 2>&1"
+        self._runStatus.command(verb)
         try:
             if self.useQueueForSteps():
                 self._runInQueue(line, environment, error_file.with_suffix(".exit"))
@@ -131,6 +137,21 @@ class ProtFamlBase(EMProtocol, ProtTomoBase):
                 return False
             time.sleep(1.0)
         return True
+
+    def getProtocolsToUpdate(self):
+        """Return the ids of all runs that this one depends on, for Scipion's scheduler.
+
+        Its own list ends with the runs that made the inputs of the inputs; but subtomograms lead
+        to positions, and these to tomograms.
+        """
+        above, waiting = {}, [self]
+        while waiting:
+            for _, pointer in waiting.pop().iterInputAttributes():
+                source = pointer.getObjValue()
+                if isinstance(source, Protocol) and source.getObjId() not in above:
+                    above[source.getObjId()] = source
+                    waiting.append(source)
+        return list(dict.fromkeys([*super().getProtocolsToUpdate(), *above]))
 
     def getSubmitDict(self):
         """Return Scipion's variables of a queue's job; JOB_THREADS counts the commands' threads.

@@ -54,6 +54,13 @@ class RunStatus:
                         "host": platform.node(), "version": __version__, "started": now,
                         "updated": now, "ended": None})
 
+    def command(self, verb):
+        """Say which command begins; most write the status themselves from then on."""
+        with self._lock:
+            self._tell({**read_json(self.path), "verb": verb, "verb_state": RUNNING,
+                        "step": "start", "done": None, "total": None,
+                        "updated": moment(time.time())})
+
     def count(self, **counts):
         """Say how many there are of what, for example tomograms=3; also that the run lives."""
         with self._lock:
@@ -70,7 +77,8 @@ class RunStatus:
             message = " ".join(said.removeprefix("Protocol failed: ").split())
         with self._lock:
             self._run["ended"] = now
-            self._tell({**read_json(self.path), "state": state, "message": message,
+            last = {"step": "end", "done": None, "total": None} if state == FINISHED else {}
+            self._tell({**read_json(self.path), **last, "state": state, "message": message,
                         "eta_seconds": 0.0 if state == FINISHED else None, "updated": now,
                         "ended": now})
 
@@ -81,3 +89,20 @@ class RunStatus:
             write_json(self.path, {**content, "run": self._run})
         except OSError as error:
             self._protocol.info(f"status not written: {error}")
+
+
+def note_stop(protocol):
+    """Say in the status of a run that it was stopped from outside, if it was running."""
+    project = protocol.getProject()
+    folder = Path(project.path) if project is not None else Path()
+    path = folder / protocol._getExtraPath(STATUS_NAME)
+    status = read_json(path)
+    if status.get("state") != RUNNING:
+        return
+    now = moment(time.time())
+    ended = {"state": STOPPED, "message": "stopped in Scipion", "eta_seconds": None,
+             "updated": now, "ended": now}
+    try:
+        write_json(path, {**status, **ended, "run": {**status.get("run", {}), "ended": now}})
+    except OSError as error:
+        protocol.info(f"status not written: {error}")

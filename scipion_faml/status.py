@@ -266,8 +266,9 @@ def said_of(error: BaseException) -> str:
 
 def _as_copy(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The status of a verb as that of the run it is a part of, which goes on after it."""
+    state = STOPPED if content["state"] == STOPPED else RUNNING
     return {
-        **content, "state": RUNNING, "verb_state": content["state"],
+        **content, "state": state, "verb_state": content["state"],
         "run": read_json(path.with_name(OF_THE_CALLER)),
     }
 

@@ -5,6 +5,7 @@ These runs are launched as Scipion launches them, in processes of their own with
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -14,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from scipion_faml.io import read_cube
+from scipion_faml.io import read_cube, read_particles
 
 ITERATIONS = 6
 
@@ -84,6 +85,50 @@ def test_a_killed_run_continues_and_ends_as_if_nothing_had_happened(
     assert [r["log_likelihood"] for r in run.history()] == [r["log_likelihood"] for r in rows]
     np.testing.assert_array_equal(
         read_cube(run._getExtraPath("results", "class_001.mrc"))[0], average)
+
+
+def results_of(run):
+    """All that must be the same bits wherever and whenever a run was made."""
+    folder = Path(run._getExtraPath("results"))
+    rows = [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in run.history()]
+    table = read_particles(folder / "particles.star").rows.drop(columns="rlnImageName")
+    return [read_cube(folder / f"class_00{k}.mrc")[0].tobytes() for k in (1, 2)], rows, table
+
+
+@pytest.mark.parametrize("mode", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_run_stopped_in_the_window_continues_to_the_same_bits(project, particles, mode):
+    from pyworkflow.protocol import MODE_RESUME
+
+    values = {"mode": mode, "maxShift": 1.5, "numberOfIterations": 5}
+    whole = launch(project, classification(project, particles, **values))
+    assert whole.isFinished(), whole.getErrorMessage()
+    run = launch(project, classification(project, particles, **values), wait=False)
+    first = Path(run._getExtraPath("results", "iter_001", "meta.json"))
+    deadline = time.monotonic() + 90
+    while not first.exists():
+        assert time.monotonic() < deadline, "no iteration within 90 s"
+        time.sleep(0.02)
+    project.project._updateProtocol(run)
+    everyone = [psutil.Process(run.getPid())]
+    everyone += everyone[0].children(recursive=True)
+    project.project.stopProtocol(run)  # what the window's button calls
+    assert run.isAborted()
+    _, alive = psutil.wait_procs(everyone, timeout=10)
+    assert not alive
+    status = json.loads(Path(run._getExtraPath("status.json")).read_text())
+    assert (status["state"], status["message"]) == ("stopped", "stopped in Scipion")
+    assert 1 <= len(run.history()) < 5 and not hasattr(run, "classes")
+    run.runMode.set(MODE_RESUME)
+    launch(project, run)
+    assert run.isFinished(), run.getErrorMessage()
+    assert "continuing after iteration" in log_of(run)
+    status = json.loads(Path(run._getExtraPath("status.json")).read_text())
+    assert (status["state"], status["message"], status["verb"]) == ("finished", None, "classify")
+    mine, known = results_of(run), results_of(whole)
+    assert mine[0] == known[0]
+    np.testing.assert_equal(mine[1], known[1])
+    assert mine[2].equals(known[2])
+    assert len(run.classes) == len(whole.classes)
 
 
 def test_changed_settings_on_continue_start_anew(project, particles):
