@@ -27,13 +27,6 @@ def perfect(session_project, tomograms):
          "trueCoordinates": (tomograms, "trueCoordinates")}, radius=RADIUS))
 
 
-def viewer_of(domain, project, protocol):
-    viewer = domain.getViewers()["FamlEvaluationViewer"](
-        project=project.project, protocol=protocol)
-    viewer.setProtocol(protocol)
-    return viewer
-
-
 def assert_drawn(view, path):
     view.savefig(path)
     assert path.stat().st_size > 5000
@@ -50,11 +43,17 @@ def test_the_summary_tells_what_became_of_the_positions(project, judged, perfect
     assert "Average precision" not in text  # the truth has no scores
 
 
-def test_hits_and_misses_are_drawn_on_slices_of_each_tomogram(domain, project, judged, tmp_path):
-    views = viewer_of(domain, project, judged)._showHits()
-    assert [view.title for view in views] == [
-        f"tomogram_0{k}: hits and misses" for k in (1, 2)]
-    for view in views:
+def views(project, run):
+    from scipion_faml.viewers import views_of
+
+    return views_of(project.project, run)
+
+
+def test_hits_and_misses_are_drawn_on_slices_of_each_tomogram(project, judged, tmp_path):
+    window = views(project, judged)["showHits"]
+    assert [tab.name for tab in window.tabs] == ["tomogram_01", "tomogram_02"]
+    for tab in window.tabs:
+        view = window.view(tab.name)
         assert_drawn(view, tmp_path / "hits.png")
         texts = [text.get_text() for text in view.figure.legends[0].get_texts()]
         assert [text.split()[1] for text in texts] == [
@@ -64,24 +63,25 @@ def test_hits_and_misses_are_drawn_on_slices_of_each_tomogram(domain, project, j
         assert "slice 0" in other.axes[0].get_title()
 
 
-def test_curves_are_drawn_where_picks_have_scores(domain, project, judged, perfect, tmp_path):
-    view, = viewer_of(domain, project, judged)._showPickCurves()
-    assert_drawn(view, tmp_path / "curve.png")
-    message, = viewer_of(domain, project, perfect)._showPickCurves()
-    assert "have no scores" in message.getMessage()
+def test_curves_are_drawn_where_picks_have_scores(project, judged, perfect, tmp_path):
+    assert_drawn(views(project, judged)["showPickCurves"], tmp_path / "curve.png")
+    assert why_not(project, perfect)["Precision, recall"] == "the positions have no scores"
 
 
-def test_classes_are_drawn_where_picks_say_them(domain, project, judged, perfect, tmp_path):
-    view, = viewer_of(domain, project, perfect)._showPickClasses()
-    assert_drawn(view, tmp_path / "classes.png")
-    message, = viewer_of(domain, project, judged)._showPickClasses()
-    assert "say no classes" in message.getMessage()
+def test_classes_are_drawn_where_picks_say_them(project, judged, perfect, tmp_path):
+    assert_drawn(views(project, perfect)["showPickClasses"], tmp_path / "classes.png")
+    assert why_not(project, judged)["Classes of positions"] == "the positions say no classes"
 
 
-def test_what_was_not_judged_is_said(domain, project, particles):
+def why_not(project, run):
+    """What the greyed tabs of a run's window say."""
+    return {tab.name: tab.why_not for tab in views(project, run)["showEverything"].tabs}
+
+
+def test_what_was_not_judged_is_said(project, particles):
     run = project.finished(project.new(
         "ProtFamlEvaluate", {"inputSubtomograms": (particles, "trueSubtomograms"),
                              "trueSubtomograms": (particles, "trueSubtomograms")}))
-    viewer = viewer_of(domain, project, run)
-    for show in (viewer._showHits, viewer._showPickCurves, viewer._showPickClasses):
-        assert "not judged" in show()[0].getMessage()
+    said = why_not(project, run)
+    for tab in ("Positions", "Precision, recall", "Classes of positions"):
+        assert said[tab] == "positions were not judged"
