@@ -23,6 +23,7 @@ VERBS = {
     "train-detector": "train_detector",
     "pick-detector": "pick_detector",
     "extract": "extract",
+    "join-particles": "join",
     "classify": "classify",
     "align": "align",
     "average": "align",
