@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # many runs of Scipion
+
 
 @pytest.fixture(scope="module")
 def judged(session_project, particles, enhanced, classified):

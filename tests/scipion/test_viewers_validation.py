@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+pytestmark = pytest.mark.slow  # many runs of Scipion
+
 
 def views(project, target):
     from scipion_faml.viewers import views_of
