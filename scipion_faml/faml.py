@@ -231,7 +231,7 @@ def iterate(
         new_state, assignments, halves, statistics.log_likelihood,
         pose_change_deg(previous, assignments, [config.group] * config.n_classes), seconds,
     )
-    log_iteration(result)
+    log_iteration(result, state)
     return result
 
 
@@ -253,8 +253,8 @@ def pose_change_deg(
     return float(np.median(turn))
 
 
-def log_iteration(result: IterationResult) -> None:
-    """Log one iteration in a line, and warn of empty classes."""
+def log_iteration(result: IterationResult, before: ModelState) -> None:
+    """Log one iteration in a line, and warn of classes that emptied in it."""
     state = result.state
     logger.info(
         "iteration %d: log-likelihood %.6g, sigma %.4g, zeta %.3g voxels, alpha %s, "
@@ -262,11 +262,17 @@ def log_iteration(result: IterationResult) -> None:
         state.iteration, result.log_likelihood, state.sigma, state.zeta,
         np.array2string(state.alpha, precision=3), result.pose_change_deg, result.seconds["total"],
     )
-    for k in result.empty_classes:
+    n_particles = len(result.assignments.class_index)
+    was_empty = set(np.flatnonzero(before.alpha * n_particles < 1.0).tolist())
+    is_empty = set(result.empty_classes)
+    for k in sorted(is_empty - was_empty):
         logger.warning(
-            "class %d holds less than one particle after iteration %d: it keeps its average; "
-            "try fewer classes or another seed", k + 1, state.iteration,
+            "class %d is retired: it holds less than one particle after iteration %d and keeps its "
+            "average; try fewer classes or another seed", k + 1, state.iteration,
         )
+    for k in sorted(was_empty - is_empty):
+        logger.warning("class %d holds particles again after iteration %d", k + 1,
+                       state.iteration)
 
 
 def run(

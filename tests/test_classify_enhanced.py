@@ -190,7 +190,7 @@ def test_pure_noise_is_reported_as_no_structure_and_given_no_resolution(
     assert result["resolution_angst"] is None
     assert "warning: no structure" in printed.err
     page = (tmp_path / "o" / "report.html").read_text()
-    assert "No structure: pure noise explains the particles as well" in page
+    assert "No structure found: pure noise explains the particles as well" in page
     assert "No resolution is given" in page
 
 

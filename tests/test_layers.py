@@ -22,7 +22,7 @@ LAYER = {
         "screening", "disk", "execution",
         "structures", "datasets", "report", "status", "joining",
         "detector", "template_matching", "exchange",
-        "noise_control"],
+        "noise_control", "structure_check"],
     4: ["convert", "cli", "__main__"],
     5: ["protocols", "viewers", "wizards", "_plugin", "scipion_env", "demo", "bibtex",
         "objects"],

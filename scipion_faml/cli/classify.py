@@ -62,6 +62,7 @@ from scipion_faml.model import (
     FamlConfig,
     ModelState,
 )
+from scipion_faml.structure_check import structure_check
 from scipion_faml.types import FloatArray
 
 logger = logging.getLogger(__name__)
@@ -176,6 +177,15 @@ def _reopen_unless_done(run: Run, n_iterations: int) -> None:
         run.reopen()
 
 
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """Whether there is structure."""
+
+    is_structure: bool
+    text: str  # one line
+    numbers: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Engine:
     """What iterations need, in either mode."""
@@ -203,6 +213,26 @@ class Engine:
         yield from enhanced.run(
             source, config, executor, state, previous, on_progress,
             np.stack(maps) if maps else None, mask, self.cache_bytes)
+
+    def checked(self, state: ModelState, assignments: Assignments) -> Verdict:
+        """Whether there is structure in a result."""
+        if isinstance(state, EnhancedState):
+            evidence = float(assignments.log_likelihood.mean())
+            said = (f"explain the particles better than pure noise (log evidence per particle "
+                    f"{evidence:.3g})")
+            if evidence > 0.0:
+                return Verdict(True, f"structure found: the averages {said}")
+            return Verdict(False, "no structure found: pure noise explains the particles as well "
+                           f"(log evidence per particle {evidence:.2f})")
+        logger.info("comparing particles and copies without structure with averages of others")
+        check = structure_check(
+            self.source, state, assignments, self.config, self.executor, self.mask)
+        how = "better" if check.is_found else "no better"
+        text = (f"particles fit the averages of others {how} than copies with random phases do "
+                f"({check.z:.1f} standard errors)")
+        found = "structure found" if check.is_found else "no structure found"
+        return Verdict(check.is_found, f"{found}: {text}",
+                       {"structure_gain": check.gain, "structure_z": check.z})
 
     def validated(self, state: EnhancedState) -> FloatArray:
         """The halves' FSC without what aligned noise brings, (K, n_shells)."""
@@ -239,7 +269,10 @@ def classify_particles(
         raise ValueError("no iteration was asked for")
     run.status.step("validate")
     validated = engine.validated(state) if isinstance(state, EnhancedState) else None
-    return _write_classes(table, source, config, state, previous, history, run, validated)
+    verdict = engine.checked(state, previous)
+    logger.info("%s", verdict.text)
+    return _write_classes(
+        table, source, config, state, previous, history, run, validated, verdict)
 
 
 def _tell_status(
@@ -322,7 +355,7 @@ def _write_history(output: Path, history: list[dict[str, Any]]) -> None:
 def _write_classes(
     table: ParticleTable, source: SubtomogramSource, config: FamlConfig, state: ModelState,
     assignments: Assignments, history: list[dict[str, Any]], run: Run,
-    validated: FloatArray | None,
+    validated: FloatArray | None, verdict: Verdict,
 ) -> dict[str, Any]:
     """Write averages, particles, history and report; return the summary.
 
@@ -353,7 +386,10 @@ def _write_classes(
         "sigma": state.sigma,
         "zeta": state.zeta,
         "log_likelihood": history[-1]["log_likelihood"],
-        "resolution_angst": resolution,
+        "resolution_angst": resolution if verdict.is_structure else float("nan"),
+        "structure_found": verdict.is_structure,
+        "verdict": verdict.text,
+        **verdict.numbers,
     }
     if isinstance(state, EnhancedState):
         result |= {"converged": state.is_converged, "n_effective": state.n_effective,
@@ -363,7 +399,7 @@ def _write_classes(
                        "symmetry_searched": state.searched_radius > 0}
         elif config.symmetry != "C1":
             result |= {"symmetry_imposed": state.in_frame, "symmetry_score": state.symmetry_score}
-    result |= {"warnings": _warnings(state, assignments, config), "output": run.output}
+    result |= {"warnings": _warnings(state, assignments, config, verdict), "output": run.output}
     add_classification(run.report, _classified(
         source, config, state, assignments, history, result=plain(result), curves=curves))
     return result
@@ -401,7 +437,7 @@ def _write_halves(
 
 
 def _warnings(
-    state: ModelState, assignments: Assignments, config: FamlConfig
+    state: ModelState, assignments: Assignments, config: FamlConfig, verdict: Verdict
 ) -> list[str]:
     """What a user must know about a result."""
     n_particles = len(assignments.class_index)
@@ -409,19 +445,17 @@ def _warnings(
         f"class {k + 1} is empty: it kept an earlier average; try fewer classes or another seed"
         for k in np.flatnonzero(state.alpha * n_particles < 1.0)
     ]
+    if not verdict.is_structure:
+        warnings.append(f"{verdict.text}; check contrast, box and tilt range, or use more "
+                        "particles")
     if not isinstance(state, EnhancedState):
         return warnings
-    evidence = float(assignments.log_likelihood.mean())
-    if evidence <= 0:
-        warnings.append(
-            f"no structure: pure noise explains the particles as well (log evidence per particle "
-            f"{evidence:.2f}); check contrast, box and tilt range, or use more particles")
-    elif state.n_effective > enhanced.FOCUSED_BELOW:
+    if verdict.is_structure and state.n_effective > enhanced.FOCUSED_BELOW:
         warnings.append(
             f"orientations are not determined: {state.n_effective:.0f} poses share a particle's "
             "posterior; use more iterations or more particles, and distrust the average")
     if config.finds_symmetry:
-        if not state.searched_radius and evidence > 0:
+        if not state.searched_radius and verdict.is_structure:
             warnings.append(
                 "no symmetry was looked for: orientations had not settled; use more iterations")
     elif not state.in_frame:

@@ -130,20 +130,13 @@ def _lines(found: Classified) -> list[str]:
 
 
 def _is_noise(found: Classified) -> bool:
-    evidence = found.result.get("log_evidence_per_particle")
-    return evidence is not None and evidence <= 0.0
+    return found.result.get("structure_found") is False
 
 
 def _structure_line(found: Classified) -> str:
-    """Whether the averages explain the particles better than noise does (enhanced mode)."""
-    evidence = found.result.get("log_evidence_per_particle")
-    if evidence is None:
-        return ""
-    if evidence <= 0.0:
-        return (f"No structure: pure noise explains the particles as well (log evidence per "
-                f"particle {evidence:.2f}).")
-    return (f"There is structure: the averages explain the particles better than pure noise (log "
-            f"evidence per particle {evidence:.3g}).")
+    """Whether the averages explain the particles better than noise does."""
+    text = str(found.result.get("verdict", ""))
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
 def _class_line(found: Classified) -> str:

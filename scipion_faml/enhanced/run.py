@@ -103,7 +103,7 @@ def iterate(
         new, assignments, new.half_averages, sums.evidence, pose_change, seconds)
     if not logged:
         return result
-    log_iteration(result)
+    log_iteration(result, state)
     logger.info(
         "  %s, %d shells, %.1f poses share a posterior, log evidence per particle %.1f",
         state.phase, box.radius, new.n_effective, sums.evidence / len(found.index),
