@@ -16,6 +16,8 @@ from scipion_faml import status
 from scipion_faml.cli import run
 from scipion_faml.status import StatusFile
 
+ITERATIONS = 40  # seconds: a signal must meet a run that goes on
+
 KEYS = {
     "schema", "verb", "state", "step", "done", "total", "iteration", "iterations", "eta_seconds",
     "resolution_angst", "class_sizes", "counts", "warnings", "message", "output", "pid", "host",
@@ -60,14 +62,14 @@ def averages(folder):
 @pytest.fixture(scope="module")
 def undisturbed(particles, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    assert run(words(particles, folder / "out", "--iterations", "12")) == 0
+    assert run(words(particles, folder / "out", "--iterations", str(ITERATIONS))) == 0
     return folder / "out"
 
 
 # ----------------------------------------------------------------------------- while it runs
 def test_a_monitor_reads_whole_files_that_never_go_back(particles, tmp_path, undisturbed):
     path = tmp_path / "out" / "status.json"
-    process = started(words(particles, path.parent, "--iterations", "12"))
+    process = started(words(particles, path.parent, "--iterations", str(ITERATIONS)))
     seen = []
     while process.poll() is None:
         if path.is_file():
@@ -87,7 +89,7 @@ def test_a_monitor_reads_whole_files_that_never_go_back(particles, tmp_path, und
     assert min(gaps, default=1.0) > 0.95  # at most once a second
     assert {one["pid"] for one in seen} == {process.pid}
     assert (last["state"], last["step"], last["iteration"], last["iterations"]) == (
-        "finished", "end", 12, 12)
+        "finished", "end", ITERATIONS, ITERATIONS)
     assert last["message"] is None and last["eta_seconds"] == 0 and sum(last["class_sizes"]) == 16
     assert last["counts"]["particles"] == 16
     assert datetime.fromisoformat(last["ended"]) >= datetime.fromisoformat(last["started"])
@@ -99,17 +101,18 @@ def test_a_run_that_is_asked_to_end_says_so_and_goes_on_later(
     particles, tmp_path, undisturbed, number
 ):
     path = tmp_path / "out" / "status.json"
-    process = started(words(particles, path.parent, "--iterations", "12"))
+    process = started(words(particles, path.parent, "--iterations", str(ITERATIONS)))
     wait_for(path, lambda content: content["iteration"])
     process.send_signal(number)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 1 and errors.splitlines()[-1].startswith("stopped")
     last = json.loads(path.read_text())
     assert (last["state"], last["message"]) == ("stopped", f"stopped by {number.name}")
-    assert last["ended"] and last["eta_seconds"] is None and 1 <= last["iteration"] < 12
-    assert run(words(particles, path.parent, "--iterations", "12")) == 0
+    assert last["ended"] and last["eta_seconds"] is None and 1 <= last["iteration"] < ITERATIONS
+    assert run(words(particles, path.parent, "--iterations", str(ITERATIONS))) == 0
     again = json.loads(path.read_text())
-    assert (again["state"], again["iteration"], again["pid"]) == ("finished", 12, os.getpid())
+    assert (again["state"], again["iteration"], again["pid"]) == (
+        "finished", ITERATIONS, os.getpid())
     assert averages(path.parent) == averages(undisturbed)
 
 
@@ -117,7 +120,7 @@ def test_a_killed_run_leaves_a_file_that_grows_old_and_no_half_one(
     particles, tmp_path, undisturbed
 ):
     path = tmp_path / "out" / "status.json"
-    process = started(words(particles, path.parent, "--iterations", "12"))
+    process = started(words(particles, path.parent, "--iterations", str(ITERATIONS)))
     wait_for(path, lambda content: content["iteration"])
     process.kill()
     process.wait()
@@ -125,7 +128,7 @@ def test_a_killed_run_leaves_a_file_that_grows_old_and_no_half_one(
     left = json.loads(path.read_text())
     assert left["state"] == "running" and left["pid"] == process.pid
     (path.parent / ".status.json.1.2.tmp").write_text("half a fi")
-    assert run(words(particles, path.parent, "--iterations", "12")) == 0
+    assert run(words(particles, path.parent, "--iterations", str(ITERATIONS))) == 0
     assert json.loads(path.read_text())["state"] == "finished"
     assert not list(path.parent.glob(".*.tmp"))
     assert averages(path.parent) == averages(undisturbed)
