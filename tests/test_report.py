@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from scipion_faml import plots
-from scipion_faml.report import CITATIONS, Report
+from scipion_faml.report import Report
 
 
 def ball(n=24):
