@@ -28,8 +28,8 @@ from scipion_faml.types import FloatArray, IntArray
 
 MOST_PARTICLES = 256  # looked at: more tell nothing new
 COPIES = (1009, 2003, 3001)  # seeds of the copies of a particle, with random phases
-# Standard errors. Noise reached 2.6 (40 runs of 8 to 120 particles in 1 to 5 classes), structure began
-# at 13 (8 particles of SNR 0.2 in one class).
+# Standard errors. Of noise 2.6 were reached (40 runs of 8 to 120 particles in 1 to 5 classes), of
+# structure 13 at least (8 particles of SNR 0.2).
 MIN_Z = 5.0
 
 
