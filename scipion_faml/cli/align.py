@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,12 @@ from scipion_faml.cli.common import (
 )
 from scipion_faml.cli.particles import Usable, skip_bad_option, usable_particles
 from scipion_faml.cli.pictures import add_averages, listed, resolutions_in_words
-from scipion_faml.evaluation.fsc import fourier_shell_correlation, frequencies_per_angst
+from scipion_faml.evaluation.fsc import (
+    BY_CHANCE,
+    agreement,
+    fourier_shell_correlation,
+    frequencies_per_angst,
+)
 from scipion_faml.faml import IterationResult
 from scipion_faml.impose import masked
 from scipion_faml.io import (
@@ -199,7 +205,7 @@ def _write_averages(
     """Write averages, halves and FSC of known poses; return the summary."""
     voxel_size = source.voxel_size_angst
     single = len(averages) == 1
-    curves, resolutions = {}, []
+    curves, resolutions, agreements = {}, [], []
     for k, volume in enumerate(averages):
         name = "average" if single else f"class_{k + 1:03d}"
         write_volume(run.output / f"{name}.mrc", volume, voxel_size)
@@ -207,7 +213,10 @@ def _write_averages(
             half_name = f"half{h + 1}" if single else f"{name}_half{h + 1}"
             write_volume(run.output / f"{half_name}.mrc", halves[h, k], voxel_size)
         curves[name] = fourier_shell_correlation(halves[0, k], halves[1, k])
-        resolutions.append(half_resolution(halves[0, k], halves[1, k], voxel_size, config))
+        agreements.append(agreement(curves[name], source.n, len(config.group)))
+        resolutions.append(
+            half_resolution(halves[0, k], halves[1, k], voxel_size, config)
+            if agreements[-1] > BY_CHANCE else float("nan"))
     frequency = np.arange(len(next(iter(curves.values())))) / (source.n * voxel_size)
     write_fsc(run.output / "fsc.csv", frequency, curves)
     counts = np.bincount(class_index, minlength=len(averages))
@@ -215,12 +224,21 @@ def _write_averages(
     run.report.say_in_short(
         f"{len(source)} particles in {len(averages)} average(s) of "
         f"{listed(counts)}.",
-        resolutions_in_words([f"class {k}" for k in range(1, len(averages) + 1)], resolutions),
+        resolutions_in_words([f"class {k}" for k in range(1, len(averages) + 1)], resolutions)
+        if max(agreements) > BY_CHANCE else f"{_disagreement(agreements).capitalize()}.",
         "Both halves agree too well where all particles were aligned to one "
         "reference.")
     add_averages(
         run.report, averages, [f"class {k}: {c} particles" for k, c in enumerate(counts, 1)],
         voxel_size, {name: (frequency, curve) for name, curve in curves.items()},
         "Fourier shell correlation of the halves.")
+    halves_agree = max(agreements) > BY_CHANCE
     return {"particles": len(source), "class_sizes": counts, "resolution_angst": resolutions,
-            "output": run.output}
+            "halves_agree": halves_agree, "agreement_z": agreements,
+            "warnings": [] if halves_agree else [_disagreement(agreements)], "output": run.output}
+
+
+def _disagreement(agreements: Sequence[float]) -> str:
+    """That halves agree no better than noise."""
+    return (f"no structure found: the halves agree by chance only ({max(agreements):.1f} standard "
+            "errors); check poses, contrast and tilt range, or use more particles")

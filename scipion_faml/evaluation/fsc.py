@@ -17,6 +17,7 @@ from scipion_faml.types import ComplexArray, FloatArray
 # Phases are randomised from where the unmasked FSC falls to this (Chen et al. 2013).
 RANDOMISE_FROM = 0.8
 ROUNDING = 1e-12  # of the strongest shell's power: float32
+BY_CHANCE = 4.0  # standard errors that halves of noise do not exceed
 SMEARED_SHELLS = 2  # in which a mask mixes kept and random phases
 
 
@@ -99,6 +100,26 @@ def resolution_angst(
     last = int(below[0]) - 1
     shell = last + (curve[last] - threshold) / (curve[last] - curve[last + 1])
     return float(n * voxel_size_angst / shell)
+
+
+def agreement(fsc: FloatArray, n: int, n_copies: int = 1) -> float:
+    """Return by how many standard errors independent halves agree more than noise does.
+
+    The FSC of noise on a shell of P pairs of samples has a variance of 1 / P. Shells are taken
+    together up to the one where the sum says most, so noise gives 1 to 3, seldom more than
+    `BY_CHANCE`.
+
+    Parameters
+    ----------
+    fsc : (n_shells,)
+        Of two maps of n^3 voxels, from shell 0.
+    n_copies : int
+        Equivalent places of a symmetry, whose samples are no independent ones.
+    """
+    count = shell_sums(np.ones((n, n, n // 2 + 1)), n)[1 : len(fsc)]
+    pairs = count / (2.0 * n_copies)
+    agreed = np.cumsum(pairs * np.asarray(fsc, dtype=np.float64)[1:])
+    return float(np.max(agreed / np.sqrt(np.cumsum(pairs))))
 
 
 @dataclass(frozen=True, eq=False)
