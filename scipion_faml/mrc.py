@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
+from mrcfile.mrcinterpreter import MrcInterpreter
 from numpy.typing import NDArray
 
 from scipion_faml.disk import MAY_PASS
@@ -108,29 +109,17 @@ def write(handle: IO[bytes], values: NDArray[Any], voxel_size_angst: float, labe
     OSError
         If the disk does not take it; with its error number, and nothing is left open.
     """
-    values = np.ascontiguousarray(values)
-    handle.write(_new_header(values, voxel_size_angst, label).tobytes())
-    handle.write(values.data)
-
-
-def _new_header(values: NDArray[Any], voxel_size_angst: float, label: str) -> NDArray[Any]:
-    """The header of a volume, as MRC2014 defines it."""
-    raw = np.zeros((), HEADER_DTYPE.newbyteorder("<"))
-    modes = {np.dtype(code): mode for mode, code in DTYPES.items()}
-    raw["mode"] = modes[values.dtype]
-    for axis, n in zip("zyx", values.shape, strict=True):
-        raw[f"n{axis}"] = raw[f"m{axis}"] = n
-        raw["cella"][axis] = np.float32(voxel_size_angst) * np.float32(n)
-    raw["cellb"] = (90.0, 90.0, 90.0)
-    raw["mapc"], raw["mapr"], raw["maps"] = 1, 2, 3
-    raw["dmin"], raw["dmax"] = values.min(), values.max()
-    raw["dmean"] = values.mean(dtype=np.float32)
-    raw["rms"] = values.std(dtype=np.float32)
-    raw["ispg"], raw["nversion"] = 1, 20141
-    raw["map"], raw["machst"] = b"MAP ", (0x44, 0x44, 0, 0)
-    raw["nlabl"] = 1
-    raw["label"][0] = label
-    return raw
+    mrc = MrcInterpreter()
+    mrc._create_default_attributes()  # mrcfile's way to a stream that is only written
+    mrc._iostream = handle
+    try:
+        mrc.set_data(np.asarray(values))
+        mrc.voxel_size = voxel_size_angst
+        mrc.header.label = ""
+        mrc.header.label[0], mrc.header.nlabl = label, 1
+        mrc.flush()
+    finally:
+        mrc._header = None  # or it tries again, in silence, when it is collected
 
 
 @contextmanager

@@ -27,6 +27,12 @@ CAN_MOUNT = shutil.which("unshare") and not subprocess.run(
     ["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True).returncode
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """Files that are gone are waited for, whatever other tests ask for."""
+    monkeypatch.delenv("FAML_READ_PATIENCE", raising=False)
+
+
 def refused(ended, *texts):
     """One line on stderr that names a file and a way out."""
     assert ended.status in (1, 2), ended.said
