@@ -96,13 +96,13 @@ class Headless:
             "SCIPION_PYTHON": sys.executable, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1",
             "SCIPION_HOSTS": str(folder / "config" / "hosts.conf")}
 
-    def start(self, template, name, **values):
+    def start(self, workflow, name, /, **values):
         words = [f"{key}={value}" for key, value in values.items()]
         log = self.folder / "template.log"
         with open(log, "w") as said:  # no pipe: the runs that it starts hold it open
             done = subprocess.run(
                 [sys.executable, "-m", "scipion", "template",
-                 str(FOLDER / f"{template}.json.template"), *words, f"project_name={name}",
+                 str(FOLDER / f"{workflow}.json.template"), *words, f"project_name={name}",
                  "--nogui"],
                 env=self.env, cwd=self.folder, stdout=said, stderr=said, timeout=200)
         assert done.returncode == 0, log.read_text()
