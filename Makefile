@@ -11,12 +11,13 @@ FAML_SHARED_DATA ?= ../shared/data
 export OPENBLAS_NUM_THREADS ?= 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install test test-all test-faults demo gui screenshots lint docs bench paper clean
+.PHONY: help install test test-all test-faults test-fuzz demo gui screenshots lint docs bench paper clean
 
 help:
 	@echo 'make test       the fast tests (installs into .venv first)'
 	@echo 'make test-all   also the slow ones'
 	@echo 'make test-faults  killed runs, full disks, the same bits on any workers'
+	@echo 'make test-fuzz  more than 10,000 damaged files, tables and commands'
 	@echo 'make demo       simulate, pick, extract, classify and evaluate in one Scipion project'
 	@echo 'make gui        open that project in the Scipion window'
 	@echo 'make screenshots  pictures of forms, wizards and viewers for docs/images (Xvfb, openbox)'
@@ -36,6 +37,9 @@ test: $(VENV)/.installed
 
 test-faults: $(VENV)/.installed
 	FAML_FAULTS=full $(BIN)/python -m pytest -q -m 'faults or slow' tests/faults tests/test_dask_faults.py
+
+test-fuzz: $(VENV)/.installed
+	FAML_FUZZ=full $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m fuzz tests/fuzz
 
 test-all: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -m 'slow or not slow' $(PARALLEL)

@@ -153,7 +153,7 @@ class ParticleTable:
         values = self._of_optics(column)
         if values is None:
             return None
-        return np.asarray(pd.to_numeric(values, errors="coerce"), dtype=np.float64)
+        return star.to_numbers(values)
 
     def numbers(self, *columns: str) -> FloatArray:
         """Return columns of the rows as numbers, (N, len(columns)) float64.
@@ -164,9 +164,7 @@ class ParticleTable:
             If a column is missing, or a value is no number; the row is named.
         """
         self.require(*columns)
-        found = [np.asarray(pd.to_numeric(self.rows[c], errors="coerce"), dtype=np.float64)
-                 for c in columns]
-        values = np.stack(found, axis=1)
+        values = np.stack([star.to_numbers(self.rows[c]) for c in columns], axis=1)
         bad = np.argwhere(~(np.abs(values) <= LARGEST_NUMBER))
         if len(bad):
             row, which = (int(i) for i in bad[0])

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
-import pandas as pd
 
+from scipion_faml import star
 from scipion_faml.disk import patiently
 from scipion_faml.io import (
     ANGLES,
@@ -34,6 +34,7 @@ from scipion_faml.types import FloatArray
 from scipion_faml.wedge import MissingWedge
 
 REASON_COLUMN, ROW_COLUMN = "famlReason", "famlRow"  # the row in the table, from 1
+SMALLEST_BOX = 4  # voxels
 T = TypeVar("T")
 Map = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
 
@@ -105,6 +106,9 @@ def screen(
                          "angstrom")
     if size is None or n is None:
         _raise_nothing_left(table, reasons)
+    if n < SMALLEST_BOX:
+        raise ValueError(f"{table.path}: boxes of {n} voxels are too small: use {SMALLEST_BOX} at "
+                         "least")
     _add(reasons, {row: _in(table, row, f"has a box of {box}, the set {n}: re-extract it")
                    for row, box in boxes.items() if box != n})
     _read_weights(table, wedges, n, reasons, map_)
@@ -175,7 +179,7 @@ def _of_poses(table: ParticleTable) -> dict[int, str]:
     columns = [*ANGLES, *(c for c in (*ORIGINS, "rlnClassNumber") if c in table.rows)]
     reasons: dict[int, str] = {}
     for column in columns:
-        values = pd.to_numeric(table.rows[column], errors="coerce").to_numpy(dtype=np.float64)
+        values = star.to_numbers(table.rows[column])
         is_good = np.abs(values) <= LARGEST_NUMBER
         if column == "rlnClassNumber":
             is_good = (values == np.rint(values)) & (values >= 1) & (values <= MOST_CLASSES)

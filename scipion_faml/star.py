@@ -8,7 +8,7 @@ others stay text; so do names that look like numbers (a tomogram "01" is not tom
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,13 +16,15 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
+from scipion_faml.types import FloatArray
+
 Block: TypeAlias = "pd.DataFrame | dict[str, Any]"
 # A value in quotes ends with a quote before a blank; one without quotes ends with a blank.
 _VALUE = re.compile(r"""[ \t\r\f\v]*(?:"(.*?)"(?=[ \t\r\f\v]|$)|'(.*?)'(?=[ \t\r\f\v]|$)|"""
                     r"""([^ \t\r\f\v]+))""")
 _NEEDS_QUOTES = re.compile(r"""^["'#_;]|^(data|loop|global|save|stop)_|\s|^$""", re.IGNORECASE)
 _TEXT_COLUMN = re.compile(r"(Name|Image|Model|Reason|Verdict|Frames)$")
-_NO_NUMBER = re.compile(r"^([+-]?0\d|$)")  # 01 is a name
+_NO_NUMBER = re.compile(r"^[+-]?0\d|^$|_|[^\x00-\x7f]")  # 01 and 1_0 are names
 MISSING = ["nan", "NaN", "<NA>"]  # where a number is expected
 SMALL, LARGE = 1e-2, 1e9  # numbers between are written with six decimals
 
@@ -165,14 +167,35 @@ def _words(line: str) -> tuple[list[str], bool]:
 
 def _column(name: str, values: list[str]) -> pd.Series:
     """Values as whole numbers, as numbers, or as they are."""
-    text = pd.Series(values, dtype="str")
-    if _TEXT_COLUMN.search(name) or any(map(_NO_NUMBER.match, values)):
-        return text
+    if _TEXT_COLUMN.search(name) or any(map(_NO_NUMBER.search, values)):
+        return pd.Series(values, dtype="str")
+    for kind, dtype in ((int, np.int64), (_float, np.float64)):
+        try:
+            return pd.Series(np.array([kind(value) for value in values], dtype=dtype))
+        except (ValueError, OverflowError):
+            continue
+    return pd.Series(values, dtype="str")
+
+
+def _float(value: str) -> float:
+    return float("nan") if value in MISSING else float(value)
+
+
+def to_numbers(values: Iterable[Any]) -> FloatArray:
+    """Return values (N,) as numbers, NaN for what is none.
+
+    Python reads what is text: `pandas.to_numeric` was seen to misread an exponent (1.26E-05).
+    """
+    if isinstance(values, pd.Series) and values.dtype.kind in "iuf":
+        return np.asarray(values, dtype=np.float64)
+    return np.array([_number(value) for value in values], dtype=np.float64)
+
+
+def _number(value: Any) -> float:
     try:
-        numbers = pd.to_numeric(text.where(~text.isin(MISSING), None))
+        return float("nan") if isinstance(value, str) and "_" in value else float(value)
     except (ValueError, TypeError, OverflowError):
-        return text
-    return numbers if numbers.dtype.kind in "if" else numbers.astype(float)
+        return float("nan")
 
 
 # ------------------------------------------------------------------------------------ writing

@@ -12,7 +12,7 @@ import click
 import numpy as np
 import pandas as pd
 
-from scipion_faml import plots
+from scipion_faml import plots, star
 from scipion_faml.cli.common import (
     Run,
     common_options,
@@ -180,8 +180,7 @@ def _positions(
 
 def _columns(table: ParticleTable, names: Sequence[str]) -> FloatArray:
     """Columns as numbers (P, 3), NaN where they are none."""
-    columns = [pd.to_numeric(table.rows[name], errors="coerce") for name in names]
-    return np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
+    return np.stack([star.to_numbers(table.rows[name]) for name in names], axis=1)
 
 
 def _no_positions(position: FloatArray, origin: FloatArray) -> dict[int, str]:
@@ -216,7 +215,7 @@ def _optics(
     if wedge is not None:
         optics = optics.assign(famlTiltMin=wedge.tilt_min_deg, famlTiltMax=wedge.tilt_max_deg)
     for column in {"famlTiltMin", "famlTiltMax"} & set(optics.columns):
-        optics[column] = pd.to_numeric(optics[column], errors="coerce")
+        optics[column] = star.to_numbers(optics[column])
     missing = [c for c in ("famlTiltMin", "famlTiltMax")
                if c not in optics or optics[c].isna().any()]
     if missing:

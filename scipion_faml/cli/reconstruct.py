@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from scipy import fft
 
-from scipion_faml import star
 from scipion_faml.cli.common import (
     Run,
     common_options,
@@ -27,6 +26,7 @@ from scipion_faml.fourier import volume_from_spectrum
 from scipion_faml.geometry import RigidTransforms
 from scipion_faml.io import (
     ANGLES,
+    LARGEST_NUMBER,
     ParticleTable,
     read_particles,
     read_volume,
@@ -43,6 +43,8 @@ from scipion_faml.simulation.tilt_weights import (
     fit_noise,
     image_transfers,
 )
+from scipion_faml.star import read as read_star
+from scipion_faml.star import to_numbers
 from scipion_faml.types import BoolArray, ComplexArray, FloatArray
 from scipion_faml.volume import inscribed_sphere
 from scipion_faml.whitening import FULL_WEIGHT_PERCENTILE, Whitening, weight_of_shells
@@ -213,7 +215,8 @@ def _measure_noise(
     noise = fit_noise(spectra, [denominator for _, denominator in inverted], floor)
     precision = np.stack([noise.precision(denominator, floor) for _, denominator in inverted])
     if not precision.any():
-        raise ValueError("no Fourier sample is measured: the images are empty or have no weight")
+        raise ValueError("no Fourier sample of any particle is measured: the images are empty or "
+                         "have no weight; check defocus and scale factors")
     n = spectra[0].shape[0]
     best = weight_of_shells(precision, FULL_WEIGHT_PERCENTILE)
     gain = Whitening((best / best.max()) ** (0.5 * whitening)).gains(n)
@@ -253,7 +256,8 @@ def invert_stack(
     if len(images) != n_tilts or images.shape[1] != images.shape[2]:
         raise ValueError(
             f"{stack.path} holds {images.shape[0]} images of {images.shape[1]} x "
-            f"{images.shape[2]}: {n_tilts} square ones are needed, as {stack.series.name} has tilts"
+            f"{images.shape[2]}: {n_tilts} square ones are needed, as {stack.series.name} has "
+            "tilts; extract it again"
         )
     used = stack.is_visible & stack.series.is_used & images.any(axis=(1, 2))
     if not used.any():
@@ -281,17 +285,17 @@ def _visible(table: ParticleTable, row: int, n_tilts: int) -> BoolArray:
     if "rlnTomoVisibleFrames" not in table.rows:
         return np.ones(n_tilts, dtype=bool)
     flags = _numbers(table.rows["rlnTomoVisibleFrames"].iloc[row])
-    if len(flags) != n_tilts:
+    if len(flags) != n_tilts or not np.isfinite(flags).all():
         raise ValueError(
             f"{table.path}: rlnTomoVisibleFrames of particle {row + 1} has {len(flags)} entries, "
-            f"its tilt series {n_tilts}"
+            f"its tilt series {n_tilts}: give a 0 or 1 for each tilt"
         )
     return flags > 0
 
 
 def _numbers(text: object) -> FloatArray:
-    """Numbers of a STAR entry such as [1,0,2.5]."""
-    return np.array([float(part) for part in str(text).strip("[] ").split(",")])
+    """Numbers of a STAR entry such as [1,0,2.5]; NaN for what is none."""
+    return to_numbers(str(text).strip("[] ").split(","))
 
 
 # ------------------------------------------------------------------------------------- geometry
@@ -307,18 +311,19 @@ def read_tilt_series(
     R F, and a pose R, t becomes F R F, F t. (Ribosomes of EMPIAR-10499, hand -1: the average
     correlates with the atomic model by 0.83 when mirrored, by 0.51 as it is.)
     """
-    blocks = star.read(geometry)
+    blocks = read_star(geometry)
     general = blocks.get("global")
     if not isinstance(general, pd.DataFrame):
         general = pd.DataFrame([general] if general else [])
     if "rlnTomoName" not in general:
-        raise ValueError(f"{geometry} has no data_global table with rlnTomoName")
+        raise ValueError(f"{geometry} has no data_global table with rlnTomoName: add it")
     general = general.set_index("rlnTomoName")
     series, is_mirrored = {}, {}
     for name in dict.fromkeys(table.tomogram_names):
         if name not in general.index or name not in blocks:
-            raise ValueError(f"{geometry} does not describe tomogram {name} of {table.path}")
-        hand = float(general.loc[name].get("rlnTomoHand", 1.0))
+            raise ValueError(f"{geometry} does not describe tomogram {name} of {table.path}: add "
+                             "its table")
+        hand = to_numbers([general.loc[name].get("rlnTomoHand", 1.0)])[0]
         is_mirrored[name] = hand < 0 if mirror == "auto" else mirror == "yes"
         series[name] = _tilt_series(
             name, blocks[name], general.loc[name], n, table.voxel_size_angst, is_mirrored[name],
@@ -334,15 +339,24 @@ def _tilt_series(
     """Geometry and transfer of one tomogram's images."""
     for column in (*PROJECTIONS, "rlnDefocusU"):
         if column not in tilts:
-            raise ValueError(f"{geometry}: tomogram {name} has no column {column}")
-    rows = [[_numbers(entry)[:3] for entry in tilts[column]] for column in PROJECTIONS]
-    rotations = np.stack([np.array(row) for row in rows], axis=1)
-    if np.abs(rotations @ np.swapaxes(rotations, 1, 2) - np.eye(3)).max() > 1e-3:
-        raise ValueError(f"{geometry}: a projection matrix of tomogram {name} is no rotation")
+            raise ValueError(f"{geometry}: tomogram {name} has no column {column}: add it")
+    rotations = _rotations(name, tilts, geometry)
     ones = np.ones(len(tilts))
 
     def of_tilts(key: str, default: FloatArray) -> FloatArray:
-        return np.asarray(tilts[key], dtype=np.float64) if key in tilts else default
+        if key not in tilts:
+            return default
+        values = to_numbers(tilts[key])
+        if not (np.abs(values) < LARGEST_NUMBER).all():
+            raise ValueError(f"{geometry}: {key} of tomogram {name} is no number in a tilt: "
+                             "correct it")
+        return values
+
+    def of_all(key: str, default: float) -> float:
+        value = float(to_numbers([general.get(key, default)])[0])
+        if not 0 <= value < LARGEST_NUMBER:
+            raise ValueError(f"{geometry}: {key} of tomogram {name} is {value:g}: correct it")
+        return value
 
     defocus = of_tilts("rlnDefocusU", ones)
     optics = TiltOptics(
@@ -350,13 +364,26 @@ def _tilt_series(
         of_tilts("rlnCtfScalefactor", ones), of_tilts("rlnMicrographPreExposure", 0 * ones),
     )
     microscope = Microscope(
-        float(general.get("rlnVoltage", 300.0)),
-        float(general.get("rlnSphericalAberration", 2.7)),
-        float(general.get("rlnAmplitudeContrast", 0.07)),
-    )
+        of_all("rlnVoltage", 300.0), of_all("rlnSphericalAberration", 2.7),
+        of_all("rlnAmplitudeContrast", 0.07))
     transfers = image_transfers(optics, microscope, n, pixel_size_angst)
     flip = MIRROR if is_mirrored else np.eye(3)
     return TiltSeries(name, rotations @ flip, transfers, optics.scale > 0)
+
+
+def _rotations(name: str, tilts: pd.DataFrame, geometry: Path) -> FloatArray:
+    """Rotations (T, 3, 3) from the tomogram to the microscope."""
+    rows = [[_numbers(entry)[:3] for entry in tilts[column]] for column in PROJECTIONS]
+    if any(len(row) != 3 for column in rows for row in column):
+        raise ValueError(f"{geometry}: a projection matrix of tomogram {name} has fewer than 3 "
+                         "numbers in a row: correct it")
+    rotations = np.stack([np.array(row) for row in rows], axis=1)
+    off = np.abs(rotations @ np.swapaxes(rotations, 1, 2) - np.eye(3)) if np.isfinite(
+        rotations).all() and np.abs(rotations).max() < 2 else np.array([np.inf])
+    if not off.max() <= 1e-3:
+        raise ValueError(f"{geometry}: a projection matrix of tomogram {name} is no rotation: "
+                         "correct it")
+    return rotations
 
 
 def _refuse_local_frames(table: ParticleTable) -> None:

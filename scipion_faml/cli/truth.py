@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
+from scipion_faml import star
 from scipion_faml.evaluation.picks import match_positions
 from scipion_faml.geometry import RigidTransforms
 from scipion_faml.io import (
@@ -35,10 +35,10 @@ def coordinate_voxel_size_angst(table: ParticleTable) -> float:
     """Return the size of the voxels that coordinates count: the tomogram's, not a binned box's."""
     if TOMOGRAM_VOXEL_SIZE not in table.optics:
         return table.voxel_size_angst
-    size = pd.to_numeric(table.optics[TOMOGRAM_VOXEL_SIZE].iloc[0], errors="coerce")
+    size = float(star.to_numbers(table.optics[TOMOGRAM_VOXEL_SIZE])[0])
     if not SMALLEST_VOXEL <= size <= LARGEST_VOXEL:
         raise ValueError(f"{table.path}: {TOMOGRAM_VOXEL_SIZE} is {size}: give it in angstrom")
-    return float(size)
+    return size
 
 
 def box_centres_angst(table: ParticleTable) -> FloatArray:

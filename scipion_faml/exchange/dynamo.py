@@ -42,6 +42,7 @@ from scipion_faml.exchange.tomograms import (
 )
 from scipion_faml.exchange.volumes import place
 from scipion_faml.io import COORDINATES, ParticleTable, replacing
+from scipion_faml.star import to_numbers
 from scipion_faml.types import FloatArray
 
 # Columns of ours that a table holds, and columns of Dynamo's with a meaning of their own here.
@@ -163,13 +164,16 @@ def import_dynamo(
     positions = _numbers(frame, ["x", "y", "z"], path)
     if np.any(positions):
         columns.update(zip(COORDINATES, (positions - first_voxel).T, strict=True))
+    remarks = _remarks_about_sampling(frame, tilts_deg)
     for name, kept in _kept_names().items():
-        if name in frame and np.any(frame[name].to_numpy() != 0):
-            columns[kept] = frame[name].to_numpy()
+        values = to_numbers(frame[name]) if name in frame else np.zeros(1)
+        if not np.isfinite(values).all():
+            remarks.append(f"column {name} holds values that are no numbers: it is left out")
+        elif np.any(values != 0):
+            columns[kept] = values
     folder = _data_folder(path, data)
     if with_volumes and folder is not None:
         columns["rlnImageName"] = [_particle_file(folder, tag) for tag in tags.tolist()]
-    remarks = _remarks_about_sampling(frame, tilts_deg)
     return build_table(columns, poses, size, _tilt_ranges(frame, tilts_deg), path), remarks
 
 
@@ -206,7 +210,7 @@ def _check_lengths(path: Path) -> None:
 
 def _numbers(frame: pd.DataFrame, names: list[str], path: Path) -> FloatArray:
     """Columns as numbers (N, M); the first that is none is named."""
-    values = frame[names].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
+    values = np.stack([to_numbers(frame[name]) for name in names], axis=1)
     wrong = np.argwhere(~np.isfinite(values))
     if len(wrong):
         row, column = wrong[0]
@@ -255,16 +259,16 @@ def _tilt_ranges(
     """Smallest and largest tilt of every particle, (N, 2), where known."""
     if tilts_deg is not None:
         return np.tile(tilts_deg, (len(frame), 1))
-    ranges = frame[["ymintilt", "ymaxtilt"]].apply(pd.to_numeric, errors="coerce").to_numpy(
-        dtype=float)
+    ranges = np.stack([to_numbers(frame[name]) for name in ("ymintilt", "ymaxtilt")], axis=1)
     return ranges if np.all(ranges[:, 0] < ranges[:, 1]) else None
 
 
 def _remarks_about_sampling(
     frame: pd.DataFrame, tilts_deg: tuple[float, float] | None
 ) -> list[str]:
-    known = pd.to_numeric(frame["ftype"], errors="coerce").dropna().clip(-1, 1000)
-    kinds = sorted(set(known.astype(int)) - {0, SINGLE_TILT_ABOUT_Y})
+    known = to_numbers(frame["ftype"])
+    kinds = sorted({int(kind) for kind in np.clip(known[np.isfinite(known)], -1, 1000)}
+                   - {0, SINGLE_TILT_ABOUT_Y})
     if kinds and tilts_deg is None:
         return [f"ftype {kinds[0]} is no single tilt about y: give --tilt-min and --tilt-max, or "
                 "weight volumes"]

@@ -12,7 +12,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from scipion_faml.exchange import conventions
 from scipion_faml.exchange.motl import (
@@ -40,7 +39,8 @@ from scipion_faml.exchange.table import (
 )
 from scipion_faml.exchange.tomograms import Tomograms
 from scipion_faml.geometry import RigidTransforms
-from scipion_faml.io import COORDINATES, ParticleTable, replacing
+from scipion_faml.io import COORDINATES, LARGEST_NUMBER, ParticleTable, replacing
+from scipion_faml.star import to_numbers
 from scipion_faml.types import FloatArray
 
 HEADER = ("CCC,reserved,reserved,pIndex,wedgeWT,NA,NA,NA,NA,NA,xOffset,yOffset,zOffset,NA,NA,"
@@ -139,15 +139,14 @@ def _read_rows(path: Path) -> FloatArray:
     lines = [line for line in Path(path).read_text().splitlines() if line.strip()]
     separator = ";" if lines and lines[0].count(";") > lines[0].count(",") else ","
     body = lines[1:] if lines and lines[0].lstrip().upper().startswith("CCC") else lines
-    rows = [pd.to_numeric(pd.Series(line.split(separator)[:N_ROWS]), errors="coerce")
-            for line in body]
+    rows = [to_numbers(line.split(separator)[:N_ROWS]) for line in body]
     for number, row in enumerate(rows, 1):
-        if len(row) != N_ROWS or row.isna().any():
+        if len(row) != N_ROWS or not (np.abs(row) <= LARGEST_NUMBER).all():
             raise ValueError(f"{path}: particle {number} has not {N_ROWS} numbers: correct it, "
                              "or choose its --format")
     if not rows:
         raise ValueError(f"{path} holds no particles: choose its --format")
-    return np.array([row.to_numpy(dtype=float) for row in rows])
+    return np.stack(rows)
 
 
 def _read_points(path: Path, n_particles: int, motl: Path) -> FloatArray:

@@ -30,7 +30,6 @@ from scipion_faml.exchange.table import (
     NUMBER,
     TILTS,
     Exported,
-    column_or,
     coordinate_size_angst,
     image_names,
     numbers_of_particles,
@@ -335,7 +334,7 @@ def _with_coordinates(
         remarks.append("positions stay centred (rlnCenteredCoordinate*): give --tomograms to "
                        "have them in voxels")
         return table
-    size = float(column_or(table, [COORDINATE_SIZE], table.voxel_size_angst)[0])
+    size = coordinate_size_angst(table)
     dimensions = _sizes_in_voxels(table, tomograms, size, "positions in voxels")
     positions = conventions.from_centred_angst(
         table.numbers(*CENTRED), dimensions, size)

@@ -15,10 +15,13 @@ from scipion_faml.io import (
     ANGLES,
     COORDINATES,
     LARGEST_NUMBER,
+    LARGEST_VOXEL,
     ORIGINS,
+    SMALLEST_VOXEL,
     ParticleTable,
     read_header,
 )
+from scipion_faml.star import to_numbers
 from scipion_faml.types import FloatArray, IntArray
 
 SCORE, PROBABILITY = "famlScore", "rlnMaxValueProbDistribution"
@@ -86,7 +89,10 @@ def column_or(table: ParticleTable, names: Sequence[str], default: float) -> Flo
 
 def coordinate_size_angst(table: ParticleTable) -> float:
     """Return the size of the voxels that rlnCoordinate* count (angstrom)."""
-    return float(column_or(table, [COORDINATE_SIZE], table.voxel_size_angst)[0])
+    size = float(column_or(table, [COORDINATE_SIZE], table.voxel_size_angst)[0])
+    if not SMALLEST_VOXEL <= size <= LARGEST_VOXEL:
+        raise ValueError(f"{table.path}: {COORDINATE_SIZE} is {size:g}: give it in angstrom")
+    return size
 
 
 def positions_of(table: ParticleTable, voxel_size_angst: float) -> FloatArray | None:
@@ -100,9 +106,10 @@ def positions_of(table: ParticleTable, voxel_size_angst: float) -> FloatArray | 
 def numbers_of_particles(table: ParticleTable) -> IntArray:
     """Return the particles' numbers: rlnTomoParticleId where it is unique, else 1 to N."""
     if NUMBER in table.rows:
-        numbers = pd.to_numeric(table.rows[NUMBER], errors="coerce")
-        if numbers.notna().all() and numbers.is_unique and numbers.min() >= 1:
-            return numbers.to_numpy(dtype=np.intp)
+        numbers = to_numbers(table.rows[NUMBER])
+        is_known = (numbers >= 1) & (numbers <= LARGEST_NUMBER) & (numbers == np.rint(numbers))
+        if is_known.all() and len(np.unique(numbers)) == len(numbers):
+            return numbers.astype(np.intp)
     return np.arange(1, len(table) + 1, dtype=np.intp)
 
 
