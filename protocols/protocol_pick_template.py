@@ -13,6 +13,7 @@ from scipion_faml.symmetry import symmetry_rotations
 from .protocol_pick_base import ProtFamlPickBase
 
 CONTROLS = ["phase", "mirror", "none"]
+FROM_PROJECT, FROM_FILE = range(2)  # values of `templateFrom`
 MAX_LINES = 8  # of the summary, for tomograms
 
 
@@ -30,11 +31,21 @@ class ProtFamlPickTemplate(ProtFamlPickBase):
 
     # ---------------------------------------------------------------------------------- form
     def _definePickerParams(self, form):
+        form.addParam("templateFrom", params.EnumParam, default=FROM_PROJECT, label="Template from",
+                      choices=["this project", "a file"],
+                      help="A file spares its import, for example in workflows without a window.")
         form.addParam("inputTemplate", params.PointerParam, important=True, label="Template",
+                      condition=f"templateFrom=={FROM_PROJECT}",
                       pointerClass="Volume, AverageSubTomogram, SubTomogram, AtomStruct",
                       help="A density map, bright on dark (an average, one class of a "
                            "classification), or an atomic model. It is brought to the tomograms' "
                            "voxel size.")
+        form.addParam("templateFile", params.FileParam, default="", label="Template file",
+                      condition=f"templateFrom=={FROM_FILE}",
+                      help="MRC map, bright on dark, or an atomic model (PDB, mmCIF).")
+        form.addParam("templateVoxelSize", params.FloatParam, allowsNull=True,
+                      condition=f"templateFrom=={FROM_FILE}", label="Voxel size of the file (Å)",
+                      help="Of a map. Empty: what its header says.")
         form.addParam("symmetry", params.StringParam, default="C1", label="Symmetry",
                       help="Point group of the template, its axes as usual (n-fold along z): C1, "
                            "C7, D7, T, O, I1, I2. It spares rotations.")
@@ -122,8 +133,21 @@ class ProtFamlPickTemplate(ProtFamlPickBase):
         return (convert.missing_wedge(tomogram.getAcquisition())
                 or convert.missing_wedge(whole) or convert.NO_WEDGE)
 
+    def template(self):
+        """Return the template of the form as an object of Scipion's, or None.
+
+        Raises
+        ------
+        ValueError, OSError
+            If a file is asked for that is none.
+        """
+        if self.templateFrom.get() == FROM_PROJECT:
+            return self.inputTemplate.get()
+        name = (self.templateFile.get() or "").strip()
+        return convert.structure_of_file(name, self.templateVoxelSize.get()) if name else None
+
     def _templateFile(self, folder):
-        template = self.inputTemplate.get()
+        template = self.template()
         if isinstance(template, AtomStruct):
             return Path(template.getFileName()).resolve()
         return convert.map_file(template, folder / "template.mrc")
@@ -149,12 +173,19 @@ class ProtFamlPickTemplate(ProtFamlPickBase):
         self._checkTemplate(tomograms, errors)
 
     def _checkTemplate(self, tomograms, errors):
-        template = self.inputTemplate.get()
+        try:
+            template = self.template()
+        except (ValueError, OSError) as error:
+            errors.append(f"Template: {error}.")
+            return
+        if template is None and self.templateFrom.get() == FROM_FILE:
+            errors.append("Choose the template's file.")
         if template is None or isinstance(template, AtomStruct):
             return
         voxel_size = template.getSamplingRate()
         if not (voxel_size or 0) > 0:
-            errors.append("The template has no voxel size: import it again with one.")
+            errors.append("The template has no voxel size: import it again with one, or give that "
+                          "of its file.")
             return
         shape = template.getDim()
         width = min(shape[:3]) * voxel_size if shape else None

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from pwem.constants import NO_INDEX
 from pwem.emlib.image import ImageHandler
-from pwem.objects import FSC, Transform, Volume
+from pwem.objects import FSC, AtomStruct, Transform, Volume
 from pyworkflow.object import Float, Pointer, String
 from tomo.constants import BOTTOM_LEFT_CORNER
 from tomo.objects import (
@@ -52,6 +52,7 @@ from scipion_faml.io import (
     write_particles,
     write_volume,
 )
+from scipion_faml.structures import MODEL_SUFFIXES
 from scipion_faml.types import FloatArray
 from scipion_faml.wedge import NO_WEDGE as NO_WEDGE  # for tables that only name poses and classes
 from scipion_faml.wedge import MissingWedge
@@ -128,6 +129,28 @@ def map_file(item: Volume, converted: Path | str) -> str:
     target.parent.mkdir(parents=True, exist_ok=True)
     write_volume(target, read_volume(path)[0], voxel_size)
     return str(target.resolve())
+
+
+def structure_of_file(
+    path: Path | str, voxel_size_angst: float | None = None
+) -> AtomStruct | Volume:
+    """Return an atomic model or a map by its file; a map has the voxel size given, or its own.
+
+    Raises
+    ------
+    ValueError, OSError
+        If the file is gone, or cannot be read as a map.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    if Path(path.name.lower().removesuffix(".gz")).suffix in MODEL_SUFFIXES:
+        return AtomStruct(filename=str(path))
+    in_header = read_header(path)[1]
+    found = Volume()
+    found.setFileName(str(path))
+    found.setSamplingRate(voxel_size_angst or in_header)
+    return found
 
 
 def half_maps(item: Volume) -> tuple[str, str] | None:

@@ -94,12 +94,20 @@ def template_diameter(protocol: ProtFamlPickTemplate) -> float:
     return diameter_of(model) * size
 
 
+def chosen_template(protocol: ProtFamlPickTemplate):
+    """Return the template of a form; raise a ValueError where there is none yet."""
+    template = protocol.template()
+    if template is None:
+        raise ValueError("Choose the template first.")
+    return template
+
+
 def template_model(protocol: ProtFamlPickTemplate, voxel_size: float | None):
     """Return the template of a form, and its voxel size: its own one, or the one asked for."""
     from scipion_faml.structures import change_voxel_size, load_structure, suitable_box
     from scipion_faml.template_matching import TemplateModel
 
-    template = chosen(protocol.inputTemplate, "the template")
+    template = chosen_template(protocol)
     if isinstance(template, AtomStruct):
         path, size = template.getFileName(), voxel_size or MODEL_VOXEL_SIZE
         box = suitable_box([path], size, 2 * size)

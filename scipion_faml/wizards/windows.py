@@ -18,8 +18,8 @@ from scipion_faml.protocols import (
 from scipion_faml.protocols.protocol_pick_dog import FILTERS
 
 from . import sources
-from .base import FamlWizard, chosen, converted_folder, filled
-from .numbers import template_diameter, template_model
+from .base import FamlWizard, converted_folder, filled
+from .numbers import chosen_template, template_diameter, template_model
 
 
 # -------------------------------------------------------------------------------- what is shown
@@ -42,7 +42,7 @@ def particle_sources(protocol):
 
 def template_sources(protocol):
     """Return the template of a form, at its own voxel size."""
-    chosen(protocol.inputTemplate, "the template")
+    chosen_template(protocol)
 
     def load():
         model, size = template_model(protocol, None)
@@ -105,7 +105,7 @@ class FamlBandWizard(FamlWizard):
         if isinstance(protocol, ProtFamlPickTemplate):
             tomograms = filled(protocol.inputTomograms, "the tomograms")
             shown = sources.tomograms_of(tomograms, converted_folder(protocol))
-            if protocol.inputTemplate.get() is not None:
+            if protocol.template() is not None:
                 shown += template_sources(protocol)
             gain = gaussian_gain
         else:

@@ -117,7 +117,8 @@ def test_the_queue_of_the_facility_page_makes_a_script(doc_pages, tmp_path):
     (block,) = re.findall(r"^```text\n(\[localhost\].*?)^```$", text, re.MULTILINE | re.DOTALL)
     (tmp_path / "hosts.conf").write_text(block)
     host = HostConfig.load(str(tmp_path / "hosts.conf"))["localhost"]
-    values = {"JOB_NAME": "7", "JOB_THREADS": 4, "JOB_LOGS": str(tmp_path / "7"),
+    values = {**host.getQueuesDefault(), "JOB_QUEUE": next(iter(host.queueSystem.queues)),
+              "JOB_NAME": "7", "JOB_THREADS": 4, "JOB_LOGS": str(tmp_path / "7"),
               "JOB_COMMAND": "echo done", "JOB_SCRIPT": str(tmp_path / "7.job"), "JOB_ID": "12"}
     script = host.getSubmitTemplate() % values
     assert "\n#SBATCH --cpus-per-task=4" in script, script

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scipion_faml.io import read_header
+
 VOXEL_SIZE = 20.0
 
 
@@ -294,3 +296,24 @@ def test_a_template_finds_particles_and_their_orientations(project, checks, tomo
         "ProtFamlExtractSubtomograms", {"inputCoordinates": (run, "coordinates")}, boxSize=16,
         doPad=True))
     assert extracted.subtomograms.hasAlignment3D()
+
+
+def test_a_template_is_a_file_too(project, tomograms, tmp_path):
+    from pwem.objects import AtomStruct
+
+    inputs = {"inputTomograms": (tomograms, "tomograms")}
+    path = Path(next(iter(tomograms.trueAverages.iterItems())).getFileName()).resolve()
+    run = project.new("ProtFamlPickTemplate", inputs, templateFrom=1, templateFile=str(path))
+    assert run.validate() == []
+    assert run.template().getSamplingRate() == pytest.approx(VOXEL_SIZE)
+    run.templateVoxelSize.set(9.0)
+    assert run.template().getSamplingRate() == 9.0
+    assert read_header(run._templateFile(tmp_path))[1] == pytest.approx(9.0)
+    (tmp_path / "model.CIF").write_text("data_x")
+    run.templateFile.set(str(tmp_path / "model.CIF"))
+    assert isinstance(run.template(), AtomStruct)
+    for name, message in (("", "Choose the template's file"), ("gone.mrc", "does not exist"),
+                          (str(tmp_path / "bad.mrc"), "not a readable MRC")):
+        (tmp_path / "bad.mrc").write_text("no map")
+        run.templateFile.set(name)
+        assert message in " ".join(run.validate())

@@ -53,6 +53,15 @@ def test_every_field_has_a_name_for_the_command_line_and_a_default_that_fits(tem
     assert "".join(template.content).isascii()
 
 
+def test_a_workflow_begins_with_one_run(template):
+    """Scipion's schedule.py starts what follows two runs twice, in the same folder."""
+    template._replaceFields()
+    text = "".join(template.content)
+    first = [one["object.label"] for one in json.loads(text)
+             if not any(name.startswith("input") for name in one)]
+    assert len(first) == 1
+
+
 def test_rows_exist_and_inputs_are_outputs_of_runs_before(template, domain, project):
     template._replaceFields()
     protocols = json.loads("".join(template.content))
@@ -62,7 +71,9 @@ def test_rows_exist_and_inputs_are_outputs_of_runs_before(template, domain, proj
         kind = classes[one["object.className"]]
         run = project.project.newProtocol(kind, objLabel=one["object.label"])
         rows = dict(run.iterDefinitionAttributes())
-        given = {name: value for name, value in one.items() if not name.startswith("object.")}
+        given = {name: value for name, value in one.items()
+                 if not name.startswith("object.") and name != "_prerequisites"}
+        assert one.get("_prerequisites", one["object.id"]) <= one["object.id"]
         for name, value in given.items():
             assert name in rows, f"{one['object.label']}: {name}"
             if rows[name].isPointer():
@@ -166,8 +177,7 @@ def test_the_demonstration_runs_without_a_window(headless):
 @pytest.mark.slow
 @pytest.mark.parametrize("template, more", [
     ("tomograms_size", {"diameter": 200}),
-    ("tomograms_template", {"template": "maps/groel.mrc", "templateVoxelSize": 20.0,
-                            "templateSymmetry": "D7"}),
+    ("tomograms_template", {"template": "maps/groel.mrc", "templateSymmetry": "D7"}),
     ("tomograms_detector", {"box": 16}),
 ])
 def test_tomograms_of_a_folder_become_classes_without_a_window(tmp_path, headless, template, more):
