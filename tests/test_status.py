@@ -96,7 +96,7 @@ def test_a_monitor_reads_whole_files_that_never_go_back(particles, tmp_path, und
     assert averages(path.parent) == averages(undisturbed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_asked_to_end_says_so_and_goes_on_later(
     particles, tmp_path, undisturbed, number
 ):

@@ -103,6 +103,7 @@ def _value(draw: Any, option: click.Option, where: Path) -> str:
 
 @cases(3000, at_least=70)
 @given(data=st.data(), verb=st.sampled_from(VERBS_TRIED))
+@pytest.mark.slow
 def test_options_of_every_verb(data, verb):
     with folder() as where:
         (where / "out").mkdir()
