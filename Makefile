@@ -21,7 +21,7 @@ help:
 	@echo 'make demo       simulate, pick, extract, classify and evaluate in one Scipion project'
 	@echo 'make gui        open that project in the Scipion window'
 	@echo 'make screenshots  pictures of forms, wizards and viewers for docs/images (Xvfb, openbox)'
-	@echo 'make lint       ruff and mypy'
+	@echo 'make lint       ruff, mypy and bandit'
 	@echo 'make docs       the documentation as a site, in docs/_build/html'
 	@echo 'make bench      time of the kernels and of one iteration'
 	@echo 'make paper      the experiments of the FAML paper (hours; finished ones are kept)'
@@ -56,6 +56,7 @@ screenshots: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/bandit -q -r -c pyproject.toml scipion_faml protocols viewers tools examples benchmarks setup.py
 
 # Warnings are errors: a link that leads nowhere, a docstring that cannot be shown.
 docs: $(VENV)/.installed

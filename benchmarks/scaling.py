@@ -16,7 +16,7 @@ for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"
 
 import logging  # noqa: E402
-import pickle  # noqa: E402
+import pickle  # noqa: E402  # nosec B403
 import resource  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
@@ -143,7 +143,7 @@ def measure(n: int, n_classes: int, kind: str, n_particles: int = 16) -> Measure
 
 def prepare_seconds(step: EStep) -> float:
     """CPU seconds of a fold's references, tables that never change at hand."""
-    references = pickle.loads(pickle.dumps(step.references))
+    references = pickle.loads(pickle.dumps(step.references))  # nosec B301
     started = time.process_time()
     references.of(0)
     return time.process_time() - started

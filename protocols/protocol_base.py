@@ -95,7 +95,7 @@ class ProtFamlBase(EMProtocol, ProtTomoBase):
             if self.useQueueForSteps():
                 self._runInQueue(line, environment, error_file.with_suffix(".exit"))
             else:
-                self.runJob(sys.executable, line, env=environment, numberOfMpi=1)
+                self.runJob(shlex.quote(sys.executable), line, env=environment, numberOfMpi=1)
         except subprocess.CalledProcessError as error:
             message = error_file.read_text().strip() if error_file.exists() else (
                 f"scipion-faml {verb} stopped with status {error.returncode}: see the output log")
@@ -112,8 +112,9 @@ class ProtFamlBase(EMProtocol, ProtTomoBase):
             If the job is gone and left nothing.
         """
         exit_file.unlink(missing_ok=True)
-        self.runJob(sys.executable, f"{line}; echo $? > {shlex.quote(str(exit_file))}",
-                    env=environment, numberOfMpi=1)
+        self.runJob(
+            shlex.quote(sys.executable), f"{line}; echo $? > {shlex.quote(str(exit_file))}",
+            env=environment, numberOfMpi=1)
         if not self._isThere(exit_file):
             raise PyworkflowException(
                 "the queue's job ended before its command did (killed, out of time or memory?): "

@@ -5,7 +5,6 @@ Everything is written under a temporary name and renamed, so a reader never meet
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from scipion_faml.geometry import (
     relion_angles_deg,
     relion_origin_angst,
 )
+from scipion_faml.paths import found_from, name_for
 from scipion_faml.types import FloatArray, IntArray
 from scipion_faml.volume import check_cube, check_volume
 from scipion_faml.wedge import MissingWedge
@@ -274,7 +274,7 @@ def read_particles(path: Path | str) -> ParticleTable:
     rows = rows.copy()
     for column in PATH_COLUMNS:
         if column in rows:
-            rows[column] = [_resolve(str(name), path.parent) for name in rows[column]]
+            rows[column] = [str(found_from(str(name), path)) for name in rows[column]]
     return ParticleTable(rows, optics, blocks, path)
 
 
@@ -297,21 +297,13 @@ def _check_optics(path: Path, rows: pd.DataFrame, optics: pd.DataFrame) -> None:
                          f"{rows['rlnOpticsGroup'].iloc[row]}, which data_optics lacks: add it")
 
 
-def _resolve(name: str, folder: Path) -> str:
-    """Absolute path of an image named in a STAR file that lies in `folder`."""
-    beside = (folder / name).resolve()
-    here = Path(name).resolve()
-    return str(here if here.exists() and not beside.exists() else beside)
-
-
 def write_particles(path: Path | str, table: ParticleTable) -> None:
-    """Write a particle table; image names become relative to the STAR file's folder."""
+    """Write a particle table; names of images in its project are relative to its folder."""
     path = Path(path)
-    folder = path.resolve().parent
     rows = table.rows.copy()
     for column in PATH_COLUMNS:
         if column in rows:
-            rows[column] = [os.path.relpath(name, folder) for name in rows[column]]
+            rows[column] = [name_for(str(name), path) for name in rows[column]]
     blocks: dict[str, star.Block] = {"optics": table.optics} if len(table.optics) else {}
     with replacing(path) as temporary:
         star.write(temporary, {**blocks, **table.other_blocks, "particles": rows},

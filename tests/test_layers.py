@@ -19,7 +19,7 @@ LAYER = {
         "phase", "folds", "em", "impose", "picking", "extraction", "simulation", "evaluation",
         "plots", "previews"],
     3: ["faml", "estep", "enhanced", "memory", "cluster", "checkpoint", "io", "mrc", "star",
-        "screening", "disk", "execution",
+        "screening", "paths", "disk", "execution",
         "structures", "datasets", "report", "status", "joining",
         "detector", "template_matching", "exchange",
         "noise_control", "structure_check"],

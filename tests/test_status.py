@@ -39,10 +39,17 @@ def words(particles, output, *more):
             "--workers", "1", "--output", str(output), *map(str, more)]
 
 
+def heed_signals():
+    """In a new process: signals are not ignored, as they are in what nohup or `&` started."""
+    for number in status.ASK_TO_END:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def started(arguments, **environment):
     return subprocess.Popen(
         [sys.executable, "-m", "scipion_faml", *arguments], stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
+        stderr=subprocess.PIPE, text=True, env={**os.environ, **environment},
+        preexec_fn=heed_signals)
 
 
 def wait_for(path, condition, seconds=60):
@@ -96,7 +103,7 @@ def test_a_monitor_reads_whole_files_that_never_go_back(particles, tmp_path, und
     assert averages(path.parent) == averages(undisturbed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_run_that_is_asked_to_end_says_so_and_goes_on_later(
     particles, tmp_path, undisturbed, number
 ):

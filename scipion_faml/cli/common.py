@@ -27,6 +27,7 @@ from scipion_faml.disk import (
     write_faults,
 )
 from scipion_faml.execution import ClusterError
+from scipion_faml.paths import ALLOW_OUTSIDE, allow_outside
 from scipion_faml.status import FINISHED, StatusFile, read_json
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _note_error(message: str) -> None:
 
 
 def common_options(function: F) -> F:
-    """Add --json, --overwrite, --no-report and --verbose, which every verb has."""
+    """Add --json, --overwrite, --no-report, --allow-outside and --verbose: every verb has them."""
     function = with_finite_numbers(function)
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
@@ -97,6 +98,11 @@ def common_options(function: F) -> F:
         click.option(
             "--no-report", is_flag=True, callback=_note_report, expose_value=False,
             envvar="FAML_NO_REPORT", help="Leave no report.html beside the results.",
+        ),
+        click.option(
+            "--allow-outside", is_flag=True, callback=_note_outside, expose_value=False,
+            envvar=ALLOW_OUTSIDE, help="Let relative names in tables climb out of their project "
+            "by '..'.",
         ),
     ):
         function = option(function)
@@ -138,6 +144,11 @@ def _note_report(
 ) -> None:
     """Begin the record of this call, which collects its warnings."""
     invocation_of(context).is_report_wanted = not is_unwanted
+
+
+def _note_outside(_context: click.Context, _option: click.Parameter, is_allowed: bool) -> None:
+    """Say for this call whether tables may name files outside of their projects."""
+    allow_outside(is_allowed)
 
 
 SEED = click.IntRange(0, 2**63 - 1)

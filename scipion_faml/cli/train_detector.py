@@ -45,6 +45,7 @@ from scipion_faml.io import (
     read_particles,
     replacing,
 )
+from scipion_faml.paths import check_inside
 
 logger = logging.getLogger(__name__)
 
@@ -201,6 +202,7 @@ def _tomogram_beside(table: Path, name: str) -> Path:
     options += [folder / f"{name}.mrc", folder / f"{name}.rec", folder / "tomogram.mrc"]
     for option in options:
         if option.is_file():
+            check_inside(name, option, table)
             return option
     raise FileNotFoundError(
         f"no tomogram of {table} (rlnTomoName {name!r}) is found beside it: give "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import pickle
+import pickle  # nosec B403
+import warnings
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -100,7 +101,9 @@ def read_checked(path: Path, file_format: str) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong with a file is said in one line
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError,
             AttributeError, ImportError, IndexError) as error:
         raise ValueError(

@@ -38,6 +38,7 @@ from scipion_faml.exchange.table import (
 from scipion_faml.exchange.tomograms import Tomograms
 from scipion_faml.exchange.volumes import HDF_SUFFIXES, place, read_eman_hdf
 from scipion_faml.io import ANGLES, COORDINATES, ORIGINS, ParticleTable, read_header, replacing
+from scipion_faml.paths import check_inside
 from scipion_faml.types import FloatArray
 
 LIST, PARAMETERS, ALIGNED = "ptcls.lst", "particle_parms_01.json", "aliptcls3d_01.lst"
@@ -245,6 +246,7 @@ def _find(name: str, folder: Path) -> str:
     """A file named in EMAN2's project folder: beside the list, above it, or here."""
     for candidate in (folder / name, folder.parent / name, Path(name)):
         if candidate.is_file():
+            check_inside(name, candidate, folder / LIST)
             return str(candidate)
     return name
 

@@ -40,6 +40,7 @@ from scipion_faml.exchange.table import (
 from scipion_faml.exchange.tomograms import Tomograms
 from scipion_faml.geometry import RigidTransforms
 from scipion_faml.io import COORDINATES, LARGEST_NUMBER, ParticleTable, replacing
+from scipion_faml.paths import file_names
 from scipion_faml.star import to_numbers
 from scipion_faml.types import FloatArray
 
@@ -65,8 +66,8 @@ def export_peet(table: ParticleTable, folder: Path) -> Exported:
     rows[:, SHIFT_ROWS], rows[:, ANGLE_ROWS] = shift, angles
     rows[:, CLASS_ROW] = column_or(table, [CLASS], 0)
     names = np.array([name or "tomogram" for name in table.tomogram_names])
-    for name in dict.fromkeys(names.tolist()):
-        here = names == name
+    for tomogram, name in file_names(names.tolist(), "tomogram").items():
+        here = names == tomogram
         rows[here, NUMBER_ROW] = np.arange(1, here.sum() + 1)  # PEET counts model points
         done.files[f"motl_{name}"] = folder / f"{name}_MOTL.csv"
         _write_rows(done.files[f"motl_{name}"], rows[here])

@@ -49,6 +49,7 @@ from scipion_faml.io import (
     write_particles,
     write_weight,
 )
+from scipion_faml.paths import found_from
 from scipion_faml.types import FloatArray
 from scipion_faml.wedge import MissingWedge
 
@@ -274,13 +275,9 @@ def follow(path: Path) -> tuple[Path, Path | None]:
     if not isinstance(first, dict) or "rlnTomoParticlesFile" not in first:
         return Path(path), None
 
-    def beside(name: str) -> Path:
-        candidate = Path(path).parent / name
-        return candidate if candidate.is_file() or not Path(name).is_file() else Path(name)
-
     tomogram_set = first.get("rlnTomoTomogramsFile")
-    return beside(str(first["rlnTomoParticlesFile"])), (
-        beside(str(tomogram_set)) if tomogram_set else None)
+    return found_from(str(first["rlnTomoParticlesFile"]), Path(path)), (
+        found_from(str(tomogram_set), Path(path)) if tomogram_set else None)
 
 
 def _with_pixel_size(table: ParticleTable, voxel_size_angst: float | None) -> pd.DataFrame:

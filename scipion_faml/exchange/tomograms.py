@@ -12,6 +12,7 @@ import pandas as pd
 
 from scipion_faml import star
 from scipion_faml.io import read_header, replacing
+from scipion_faml.paths import check_inside
 from scipion_faml.types import FloatArray, IntArray
 
 MRC_SUFFIXES = {".mrc", ".map", ".rec", ".st"}
@@ -133,6 +134,8 @@ def _of_file(path: str, number: int, folder: Path | None = None) -> Tomogram:
     name = Path(path).stem
     for candidate in (Path(path), (folder or Path()) / path):
         if candidate.is_file() and candidate.suffix.lower() in MRC_SUFFIXES:
+            if folder is not None:
+                check_inside(path, candidate, folder / "list")
             (nz, ny, nx), voxel_size = read_header(candidate)
             return Tomogram(name, number, (nx, ny, nz), voxel_size, str(candidate.resolve()))
     return Tomogram(name, number, path=path)

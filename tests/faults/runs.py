@@ -109,9 +109,16 @@ def start(
 ) -> subprocess.Popen[str]:
     """Start a command in a folder, in a process group of its own."""
     folder.mkdir(exist_ok=True)
+
+    def set_up() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)  # ignored in what nohup or `&` started
+        if preexec is not None:
+            preexec()
+
     return subprocess.Popen(
         words, cwd=folder, env=environment(**variables), text=True, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=preexec)
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=set_up)
 
 
 def end(process: subprocess.Popen[str]) -> Ended:

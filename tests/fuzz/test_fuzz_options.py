@@ -76,6 +76,7 @@ def _base(verb: str, where: Path) -> list[Any]:
         "compare-runs": [star, truth, "--no-averages"],
         "export-particles": [star, "--format", "dynamo", *out],
         "import-particles": [star, *out],
+        "join-particles": [star, truth, "--output", where / "out" / "all.star"],
     }[verb]
 
 
@@ -103,7 +104,6 @@ def _value(draw: Any, option: click.Option, where: Path) -> str:
 
 @cases(3000, at_least=70)
 @given(data=st.data(), verb=st.sampled_from(VERBS_TRIED))
-@pytest.mark.slow
 def test_options_of_every_verb(data, verb):
     with folder() as where:
         (where / "out").mkdir()

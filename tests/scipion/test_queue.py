@@ -81,7 +81,6 @@ def classification(project, particles, **values):
 
 
 @pytest.mark.parametrize("each_command", [False, True])
-@pytest.mark.slow
 def test_a_run_in_the_queue_gives_the_same_bits(
     queued, slurm, particles, classified, each_command
 ):
