@@ -1,9 +1,10 @@
 """The forms of the plugin; Scipion collects the classes found here."""
 
+from .protocol_align import ProtFamlAlign, ProtFamlAverage
+from .protocol_classify import ProtFamlClassify
 from .protocol_evaluate import ProtFamlEvaluate
 from .protocol_exchange import ProtFamlExportParticles, ProtFamlImportParticles
 from .protocol_extract import ProtFamlExtractSubtomograms
-from .protocol_faml import ProtFamlAlign, ProtFamlAverage, ProtFamlClassify
 from .protocol_noise_control import ProtFamlNoiseControl
 from .protocol_pick_detector import ProtFamlPickDetector
 from .protocol_pick_dog import ProtFamlPickDog

@@ -13,7 +13,7 @@ from tomo.objects import SetOfAverageSubTomograms, SetOfClassesSubTomograms, Set
 from scipion_faml.cli.common import file_stamp
 
 from .cluster_form import add_cluster, check_cluster, cluster_options
-from .protocol_faml import ProtFamlClassify
+from .protocol_classify import ProtFamlClassify
 
 
 class FamlNoiseControlOutputs(enum.Enum):

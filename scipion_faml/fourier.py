@@ -21,6 +21,7 @@ from scipion_faml.volume import crop_or_pad, inscribed_sphere
 
 Values = TypeVar("Values", bound=np.generic)
 
+COARSEST_CUTOFF = 0.5  # cycles per box
 OVERSAMPLING = 2  # padding before interpolation in Fourier space
 SLAB_SAMPLES = 2**15  # complex64 samples that a core's second-level cache holds
 
@@ -132,9 +133,19 @@ def shift_spectrum(half: ComplexArray, shift_xyz: FloatArray) -> ComplexArray:
 
 
 def low_pass(volume: FloatArray, voxel_size_angst: float, cutoff_angst: float) -> FloatArray:
-    """Return `volume` filtered by a Gaussian that falls to one half at `cutoff_angst`."""
+    """Return `volume` filtered by a Gaussian that falls to one half at `cutoff_angst`.
+
+    Raises
+    ------
+    ValueError
+        If that leaves nothing but the mean.
+    """
     n = volume.shape[0]
     cutoff = n * voxel_size_angst / cutoff_angst  # as an integer-frequency radius
+    if cutoff < COARSEST_CUTOFF:
+        raise ValueError(
+            f"low-pass {cutoff_angst:g} A leaves nothing of a box of {n * voxel_size_angst:g} A: "
+            "give a smaller one")
     gain = np.exp(-np.log(2.0) * (frequency_radius(n) / cutoff) ** 2)
     filtered = volume_from_spectrum(spectrum(volume) * gain, n)
     return filtered.astype(np.float32)
@@ -199,7 +210,8 @@ def sample_set(n: int, radius: float | None = None) -> SampleSet:
     kept = (frequency_radius(n) > 0) & (frequency_radius(n) <= limit)
     flat_index = np.flatnonzero(kept)
     if not len(flat_index):
-        raise ValueError(f"no Fourier sample of a box of {n} lies within radius {limit}")
+        raise ValueError(f"no Fourier sample of a box of {n} lies within radius {limit:.3g}: give "
+                         "a smaller low-pass")
     grids = np.broadcast_arrays(*frequencies(n))
     frequency_zyx = [g.ravel()[flat_index] for g in grids]
     frequency_xyz = np.stack(frequency_zyx[::-1], axis=-1).astype(np.float32)

@@ -6,12 +6,16 @@ the environment already says is left alone: inside a real installation only the 
 
     python -m scipion_faml.scipion_env gui DIR         opens the window of the newest project in DIR
     python -m scipion_faml.scipion_env new DIR NAME    makes an empty project in DIR
+    python -m scipion_faml.scipion_env template DIR WORKFLOW PROJECT [FIELD=VALUE ...]
+                                                       makes a project and runs a workflow in it
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +113,74 @@ def open_window(workspace: Path | str) -> int:
     )
 
 
+def workflows() -> dict[str, Path]:
+    """Return the workflow templates of this package by their names."""
+    folder = Path(__file__).parent / "templates"
+    return {path.name.split(".")[0]: path for path in sorted(folder.glob("*.json.template"))}
+
+
+def fields_of(template: Path) -> dict[str, str]:
+    """Return the fields of a workflow template and their defaults.
+
+    Scipion writes a field as ~Title|default|type|name~.
+    """
+    return {name: default for default, name in re.findall(
+        r"~[^~|]*\|([^~|]*)\|\d+\|(\w+)~", template.read_text())}
+
+
+def run_workflow(workspace: Path | str, workflow: str, project: str, values: list[str]) -> Path:
+    """Make a project of a workflow template and start its runs; return the project's folder.
+
+    The runs go on after this has returned, each after those before it; their status.json tells how
+    they are.
+
+    Parameters
+    ----------
+    workspace : of Scipion's projects; made if need be
+    workflow : name of a template of this package, or a file
+    project : its name, which must be new
+    values : FIELD=VALUE each
+
+    Raises
+    ------
+    OSError, ValueError
+        If something of this is missing or unknown, or Scipion does not make the project.
+    """
+    if importlib.util.find_spec("scipion") is None:
+        raise OSError("Scipion's command line is missing: pip install 'scipion-em-faml[gui]'")
+    template = Path(workflow) if workflow.endswith(".template") else workflows().get(workflow)
+    if template is None or not template.is_file():
+        raise FileNotFoundError(
+            f"{workflow} is no workflow: give a file, or one of {', '.join(workflows())}")
+    fields = fields_of(template)
+    for text in values:
+        name, _, value = text.partition("=")
+        if name not in fields or "=" not in text:
+            known = ", ".join(f"{name}={default}" for name, default in fields.items())
+            raise ValueError(f"{text} is no field of {template.name}: use {known}")
+        if "=" in value:  # Scipion cuts there
+            raise ValueError(f"{text}: Scipion takes no = in a value: rename the file")
+        fields[name] = value
+    folder = Path(workspace).resolve() / "projects" / project
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists: choose another name")
+    home = set_up(workspace)
+    os.environ.setdefault("SCIPION_HOSTS", str(home / "config" / "hosts.conf"))
+    # All of them: Scipion opens a window to ask for those that are missing.
+    words = [sys.executable, "-m", "scipion", "template", str(template.resolve()),
+             *(f"{name}={value}" for name, value in fields.items()), f"project_name={project}",
+             "--nogui"]
+    log = home / "logs" / f"template_{project}.log"
+    # Scipion starts what schedules the runs as `python`.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    with open(log, "w") as said:  # no pipe: the runs that it starts would hold it open
+        status = subprocess.call(
+            words, cwd=home, stdout=said, stderr=said, env={**os.environ, "PATH": path})
+    if status or not (folder / "project.sqlite").is_file():
+        raise OSError(f"Scipion made no project {project} of {template.name}: see {log}")
+    return folder
+
+
 def _run_window(project: str) -> None:
     """Show the window of one project until it is closed (a process of its own)."""
     set_up(Path(project).parents[1])
@@ -118,20 +190,22 @@ def _run_window(project: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `gui DIR` or `new DIR NAME` and return the exit status."""
+    """Run `gui DIR`, `new DIR NAME` or `template ...` and return the exit status."""
     try:
         match arguments:
             case ["gui", workspace]:
                 return open_window(workspace)
             case ["new", workspace, name]:
                 print(new_project(workspace, name))
+            case ["template", workspace, workflow, project, *values]:
+                print(run_workflow(workspace, workflow, project, values))
             case ["window", project]:
                 _run_window(project)
             case _:
-                print("usage: python -m scipion_faml.scipion_env gui DIR | new DIR NAME",
-                      file=sys.stderr)
+                print("usage: python -m scipion_faml.scipion_env gui DIR | new DIR NAME | "
+                      "template DIR WORKFLOW PROJECT [FIELD=VALUE ...]", file=sys.stderr)
                 return 2
-    except OSError as error:
+    except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -33,6 +33,7 @@ from scipion_faml.io import (
 from scipion_faml.types import FloatArray
 from scipion_faml.wedge import MissingWedge
 
+EXCLUDED = "excluded.star"  # beside the results of a run
 REASON_COLUMN, ROW_COLUMN = "famlReason", "famlRow"  # the row in the table, from 1
 SMALLEST_BOX = 4  # voxels
 T = TypeVar("T")

@@ -25,7 +25,7 @@ from scipion_faml.simulation.density import (
 )
 from scipion_faml.simulation.phantom import blob_model
 from scipion_faml.types import FloatArray
-from scipion_faml.volume import crop_or_pad
+from scipion_faml.volume import check_edge, crop_or_pad
 
 MODEL_SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif")
 MAP_SUFFIXES = (".mrc", ".map", ".rec")
@@ -86,7 +86,7 @@ def suitable_box(
         else:
             diameter_angst = _phantom_words(model)[1] if _is_phantom(model) else None
             sizes.append(1.4 * diameter_angst / voxel_size_angst if diameter_angst else 32.0)
-    return 2 * int(np.ceil(max(sizes) / 2.0))
+    return 2 * int(np.ceil(check_edge(max(sizes), "the structures' box") / 2.0))
 
 
 def _is_phantom(model: str) -> bool:
@@ -252,7 +252,8 @@ def _structure_of_map(
     )
     level = float(np.percentile(density, 99.9))
     if not level > 0:
-        raise ValueError(f"{path} holds no density above its border: is its contrast inverted?")
+        raise ValueError(f"{path} holds no density above its border: invert its contrast, or use "
+                         "another map")
     density *= np.float32(PROTEIN_LEVEL * voxel_size_angst**3 / level)
     return Structure(_stem(path), density, voxel_size_angst)
 
@@ -261,9 +262,14 @@ def change_voxel_size(volume: FloatArray, from_angst: float, to_angst: float) ->
     """Return a cube on voxels of another size, in a box that holds it whole, centre on centre.
 
     Frequencies that the new voxels cannot hold are dropped; grey levels stay.
+
+    Raises
+    ------
+    ValueError
+        If that box would be too large for any machine.
     """
     n = volume.shape[0]
-    n_new = 2 * int(np.ceil(n * from_angst / to_angst / 2.0))
+    n_new = 2 * int(np.ceil(check_edge(n * from_angst / to_angst, "a resampled map") / 2.0))
     nyquist = 0.5 * n * from_angst / to_angst
     half = spectrum(volume) * (frequency_radius(n) <= nyquist)
     scale = to_angst / from_angst

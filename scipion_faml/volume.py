@@ -13,6 +13,7 @@ from scipion_faml.types import FloatArray, IntArray
 
 # Of voxels: sums of squares over a box stay finite, and above zero, in float32.
 LARGEST_VALUE, SMALLEST_RANGE = 1e15, 1e-15
+LARGEST_EDGE = 4096  # voxels of a cube
 
 
 def check_volume(volume: FloatArray, name: str) -> FloatArray:
@@ -43,6 +44,20 @@ def check_cube(volume: FloatArray, name: str) -> FloatArray:
     if volume.ndim == 3 and len(set(volume.shape)) != 1:
         raise ValueError(f"{name} has shape {volume.shape} (z, y, x), a cube is needed")
     return check_volume(volume, name)
+
+
+def check_edge(n: float, name: str) -> float:
+    """Return the edge (voxels) of a cube that is to be made, if a machine may hold it.
+
+    Raises
+    ------
+    ValueError
+        If none could.
+    """
+    if not n <= LARGEST_EDGE:
+        raise ValueError(f"{name} would be {n:.3g} voxels wide, more than {LARGEST_EDGE}: check "
+                         "the voxel sizes and models given")
+    return n
 
 
 @lru_cache(maxsize=8)

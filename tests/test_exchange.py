@@ -522,3 +522,21 @@ def test_real_particles_of_warp_go_to_relion_5_and_back(shared_data, tmp_path):
     np.testing.assert_allclose(again.rows["rlnCoordinateZ"], table.rows["rlnCoordinateZ"],
                                atol=1e-3)
     assert_same_poses(again.poses, table.poses)
+
+
+def test_converted_volumes_have_names_of_their_own_whatever_the_particles_are_called(tmp_path):
+    from scipion_faml.exchange.formats import bring_volumes
+
+    names = []
+    for number in (1, 2, 3):
+        volume = np.random.default_rng(number).normal(number, 0.01, (8, 8, 8)).astype(np.float32)
+        emfile.write(tmp_path / f"{number}.em", volume, overwrite=True)
+        names.append(str(tmp_path / f"{number}.em"))
+    for numbers in ([7, 7, 7], ["a", "b", "c"]):
+        rows = pd.DataFrame({"rlnImageName": names, "rlnTomoParticleId": numbers})
+        optics = pd.DataFrame({"rlnOpticsGroup": [1], "rlnImagePixelSize": [10.0]})
+        table, n_converted = bring_volumes(
+            ParticleTable(rows.assign(rlnOpticsGroup=1), optics, {}), tmp_path / "out", 10.0)
+        assert n_converted == 3
+        means = [read_volume(name)[0].mean() for name in table.rows["rlnImageName"]]
+        assert np.rint(means).tolist() == [1, 2, 3]

@@ -113,6 +113,13 @@ def test_shells_of_white_noise_hold_its_variance():
     np.testing.assert_allclose(power[4:] / n**3, 1.0, atol=0.15)
 
 
+def test_a_low_pass_that_leaves_nothing_is_refused_with_a_way_out():
+    with pytest.raises(ValueError, match="leaves nothing of a box of 80 A: give a smaller one"):
+        low_pass(np.ones((8, 8, 8), np.float32), 10.0, 1e30)
+    with pytest.raises(ValueError, match="give a smaller low-pass"):
+        sample_set(8, 0.1)
+
+
 def test_low_pass_halves_the_amplitude_at_its_cutoff():
     n, voxel = 32, 5.0
     x = np.arange(n)

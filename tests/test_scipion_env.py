@@ -96,3 +96,24 @@ def test_an_empty_project_is_made_and_not_made_twice(tmp_path):
     assert first.returncode == 0, first.stderr
     assert scipion_env.only_project(tmp_path / "w") == tmp_path / "w" / "projects" / "mine"
     assert second.returncode == 2 and "exists: choose another name" in second.stderr
+
+
+# ------------------------------------------------------------------------------------ workflows
+def command(*words):
+    return subprocess.run([sys.executable, "-m", "scipion_faml.scipion_env", *map(str, words)],
+                          capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("words, said", [
+    (("nonsense", "p"), "nonsense is no workflow: give a file, or one of demo, tomograms_"),
+    (("tomograms_size", "p", "diametre=3"), "diametre=3 is no field of tomograms_size.json.template"
+     ": use tomograms=., pattern=*.mrc"),
+    (("tomograms_size", "p", "diameter"), "diameter is no field"),
+    (("tomograms_size", "p", "tomograms=/a=b"), "no = in a value: rename"),
+    (("tomograms_size", "old"), "exists: choose another name"),
+])
+def test_mistakes_in_a_workflow_command_are_one_line_with_a_way_out(tmp_path, words, said):
+    pytest.importorskip("scipion")
+    (tmp_path / "projects" / "old").mkdir(parents=True)
+    done = command("template", tmp_path, *words)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and said in done.stderr

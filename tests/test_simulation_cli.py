@@ -86,6 +86,7 @@ def test_a_finished_run_is_not_repeated_and_other_settings_are_refused(tmp_path,
     (["--model", "groel", "--count", "1", "--snr", "0"], "SNR"),
     (["--model", "groel", "--count", "1", "--tilt-min", "0", "--tilt-max", "0"], "tilt range"),
     (["--model", "groel", "--count", "1", "--box", "12"], "use a box"),
+    (["--model", "groel", "--count", "1", "--tilt-step", "1e-9"], "give a larger one"),
 ])  # fmt: skip
 def test_bad_input_is_one_line_and_status_2(tmp_path, capsys, arguments, message):
     assert run(["simulate-subtomograms", *arguments, "--output", str(tmp_path / "out")]) == 2
@@ -116,6 +117,16 @@ def test_particles_of_a_tomogram_are_bright_where_the_truth_says(tmp_path, optic
         around = labels[z - 4 : z + 5, y - 4 : y + 5, x - 4 : x + 5]
         assert np.bincount(around.astype(int).ravel(), minlength=3).argmax() in (0, k + 1)
         assert (around == k + 1).any()
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--tilt-min", "-3e38"], "within -90 to 90"),
+    (["--voxel-size", "1e-9"], "check the voxel sizes"),
+])
+def test_what_no_microscope_or_machine_can_do_is_one_line(tmp_path, capsys, arguments, message):
+    assert tomogram(tmp_path, *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
 
 
 def test_a_tomogram_too_full_names_how_many_fit(tmp_path, capsys):

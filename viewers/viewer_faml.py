@@ -11,7 +11,8 @@ from pyworkflow.protocol import params
 from scipion_faml import plots
 from scipion_faml.io import read_cube
 
-from ..protocols.protocol_faml import ProtFamlAlign, ProtFamlAverage, ProtFamlClassify
+from ..protocols.protocol_align import ProtFamlAlign, ProtFamlAverage
+from ..protocols.protocol_classify import ProtFamlClassify
 from .chimerax import NOT_FOUND, ChimeraXView, find_chimerax
 from .figure_view import NothingToShow
 from .report_view import REPORT_GROUP

@@ -20,7 +20,7 @@ from scipion_faml.io import ParticleTable, SubtomogramSource, read_cube, replaci
 from scipion_faml.model import AUTO, FamlConfig
 from scipion_faml.symmetry import symmetry_rotations
 from scipion_faml.types import FloatArray
-from scipion_faml.volume import crop_or_pad
+from scipion_faml.volume import check_edge, crop_or_pad
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,8 @@ def in_box_of(source: SubtomogramSource, path: Path | str, fill: float | None = 
     """
     volume, voxel_size = read_cube(path)
     if voxel_size > 0 and abs(voxel_size / source.voxel_size_angst - 1) > 0.01:
-        n_new = max(int(round(volume.shape[0] * voxel_size / source.voxel_size_angst)), 2)
+        edge = volume.shape[0] * voxel_size / source.voxel_size_angst
+        n_new = max(int(round(check_edge(edge, str(path)))), 2)
         logger.info("%s: resampled from %.4g to %.4g A per voxel", path, voxel_size,
                     volume.shape[0] * voxel_size / n_new)
         volume = resample(volume, n_new)

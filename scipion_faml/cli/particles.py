@@ -16,10 +16,16 @@ from scipion_faml import checkpoint
 from scipion_faml.cli.common import Run, n_workers
 from scipion_faml.execution import executor_of
 from scipion_faml.io import DamagedParticleError, FileSource, ParticleTable, read_particles
-from scipion_faml.screening import REASON_COLUMN, ROW_COLUMN, Screened, screen, write_excluded
+from scipion_faml.screening import (
+    EXCLUDED,
+    REASON_COLUMN,
+    ROW_COLUMN,
+    Screened,
+    screen,
+    write_excluded,
+)
 
 logger = logging.getLogger(__name__)
-EXCLUDED = "excluded.star"
 
 skip_bad_option = click.option(
     "--skip-bad", is_flag=True,

@@ -13,19 +13,21 @@ from scipion_faml.exchange.motl import export_motl, import_motl
 from scipion_faml.exchange.peet import export_peet, import_peet
 from scipion_faml.exchange.relion import CENTRED, export_relion, follow, import_relion
 from scipion_faml.exchange.table import (
-    NUMBER,
     STACK_INDEX,
     TILTS,
     Exported,
     check_numbers,
     image_names,
     merged,
+    numbers_of_particles,
     reading,
+    whole,
     with_box,
 )
 from scipion_faml.exchange.tomograms import Tomograms
 from scipion_faml.exchange.volumes import as_mrc
 from scipion_faml.io import ParticleTable, read_particles
+from scipion_faml.star import to_numbers
 
 RELION = {"relion3": 3, "relion4": 4, "relion5": 5}
 FORMATS = (*RELION, "dynamo", "eman", "motl", "peet")
@@ -183,9 +185,9 @@ def bring_volumes(
         return table, 0
     index = np.zeros(len(table), dtype=int)
     if STACK_INDEX in table.rows:
-        index = table.rows[STACK_INDEX].to_numpy(dtype=int)
-    numbers = (table.rows[NUMBER].astype(int) if NUMBER in table.rows
-               else range(1, len(table) + 1))
+        index = whole(to_numbers(table.rows[STACK_INDEX]), STACK_INDEX,
+                      table.path or Path("the table"))
+    numbers = numbers_of_particles(table)  # all different: they name files
     size = voxel_size_angst or table.voxel_size_angst
     paths = [
         as_mrc(name, int(i), folder / "subtomograms" / f"particle_{number:06d}.mrc", size)

@@ -304,7 +304,8 @@ def _tile_maxima(
 ) -> _TileMaxima:
     """Local maxima of the response in the core of a tile, and samples of it."""
     padded, core = tile
-    values = np.clip((binned[padded] - level) / spread, -config.clip_sd, config.clip_sd)
+    with np.errstate(over="ignore"):  # clipped
+        values = np.clip((binned[padded] - level) / spread, -config.clip_sd, config.clip_sd)
     response = FILTERS[config.filter](values, radius, config.ratio)
     inner = core_in_tile(tile)
     peak = response[inner] == ndimage.maximum_filter(response, 3)[inner]

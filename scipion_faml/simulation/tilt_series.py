@@ -23,6 +23,7 @@ from scipion_faml.types import ComplexArray, FloatArray
 from scipion_faml.volume import crop_or_pad
 from scipion_faml.wedge import MissingWedge
 
+MOST_TILTS = 10_000
 CTF_CORRECTIONS = ("none", "phase-flip", "weights")  # of images, see `image_transfer`
 
 
@@ -48,14 +49,18 @@ def tilt_angles_deg(tilt_min_deg: float, tilt_max_deg: float, tilt_step_deg: flo
     Raises
     ------
     ValueError
-        If the range is empty or the step is not positive.
+        If the range is empty or beyond 90 deg, or the step is not positive.
     """
-    if not tilt_step_deg > 0 or not tilt_min_deg < tilt_max_deg:
+    if not (tilt_step_deg > 0 and -90.0 <= tilt_min_deg < tilt_max_deg <= 90.0):
         raise ValueError(
             f"tilts from {tilt_min_deg:g} to {tilt_max_deg:g} deg in steps of {tilt_step_deg:g}: "
-            "the range must be ascending and the step positive, for example -60, 60, 3"
+            "the range must be ascending, within -90 to 90, and the step positive, for example "
+            "-60, 60, 3"
         )
     n_steps = max(1, round((tilt_max_deg - tilt_min_deg) / tilt_step_deg))
+    if n_steps > MOST_TILTS:
+        raise ValueError(f"a tilt step of {tilt_step_deg:g} deg makes {n_steps:.3g} images: give a "
+                         "larger one")
     return np.linspace(tilt_min_deg, tilt_max_deg, n_steps + 1)
 
 

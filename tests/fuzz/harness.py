@@ -191,6 +191,11 @@ def _check_status(outcome: Outcome, words: list[str]) -> None:
     check_message(lines[0].removeprefix("error: "), words)
 
 
+def _printed(text: str) -> str:
+    """What of a text is seen: not what controls a terminal."""
+    return "".join(letter for letter in text if letter.isprintable())
+
+
 def check_message(message: str, words: list[str]) -> None:
     """One line that names something the user knows, and says a way out."""
     if "\n" in message or "Traceback" in message:
@@ -198,10 +203,11 @@ def check_message(message: str, words: list[str]) -> None:
     if len(message) > 1500:
         raise Broken("message", f"{len(message)} letters: {message[:200]} ...")
     stems = {Path(word).name for word in words if "/" in word or "." in word} - {""}
-    stems |= {word or ". does" for word in words[1:]}
+    stems |= {_printed(word) or ". does" for word in words[1:]}
+    message = _printed(message)
     names = (any(stem in message for stem in stems) or re.search(
         r"/\w+|--[a-z]|particle|subtomogram|row|position|optics group|class|tilt range|"
-        r"\.\w{2,4}\b|point group|symmetry|voxel|memory|option", message))
+        r"\.\w{2,4}\b|point group|symmetry|voxel|memory|option|tilts?\b|SNR", message))
     if not names:
         raise Broken("message", f"names nothing: {message}\n{_command(words)}")
     if not WAYS_OUT.search(message):

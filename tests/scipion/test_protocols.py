@@ -329,6 +329,37 @@ def test_a_damaged_particle_ends_in_one_line_that_names_it(project, particles, c
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
+@pytest.mark.parametrize("protocol, values", [
+    ("ProtFamlClassify", {"numberOfClasses": 1, "numberOfIterations": 1, "mode": 1}),
+    ("ProtFamlAlign", {}), ("ProtFamlAverage", {})])
+def test_damaged_particles_are_left_out_on_request_and_listed(project, protocol, values):
+    from scipion_faml import convert
+    from scipion_faml.io import read_particles
+
+    source = project.finished(project.new(
+        "ProtFamlSimulateSubtomograms", structures="blobs:1", counts="5", boxSize=16,
+        voxelSize=VOXEL_SIZE, optics=1, snr=4.0))
+    items = list(convert.clones(source.subtomograms))
+    short, blank = (Path(convert.mrc_file(item, "unused.mrc")) for item in items[1:3])
+    content = blank.read_bytes()
+    short.write_bytes(short.read_bytes()[:2000])
+    blank.write_bytes(content[:1024] + bytes(len(content) - 1024))
+    pointers = {"inputSubtomograms": (source, "subtomograms")}
+    if protocol == "ProtFamlAlign":
+        pointers["inputReference"] = (source, "trueAverages.1")
+    run = project.run(project.new(protocol, pointers, **values))
+    assert run.isFailed() and "--skip-bad" in run.getErrorMessage()
+    run = project.finished(project.new(protocol, pointers, skipBad=True, **values))
+    (listed,) = Path(run._getExtraPath()).glob("*/excluded.star")
+    reasons = read_particles(listed).rows
+    assert [Path(name).name for name in reasons["rlnImageName"]] == [short.name, blank.name]
+    assert reasons["famlReason"].str.len().min() > 10
+    assert f"*2* subtomograms could not be used: {listed} lists them" in " ".join(run.summary())
+    if protocol != "ProtFamlAverage":
+        kept = {item.getObjId() for item in convert.clones(run.subtomograms)}
+        assert kept == {item.getObjId() for item in items} - {i.getObjId() for i in items[1:3]}
+
+
 def test_a_damaged_tomogram_is_reported_and_the_other_is_picked(project):
     source = project.finished(project.new(
         "ProtFamlSimulateTomograms", structures="groel", counts="4", sizeX=64, sizeY=64, sizeZ=40,

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import scipion_faml
+from scipion_faml import scipion_env
 
 FOLDER = Path(scipion_faml.__file__).parent / "templates"
 TEMPLATES = sorted(FOLDER.glob("*.json.template"))
@@ -51,6 +52,12 @@ def test_every_field_has_a_name_for_the_command_line_and_a_default_that_fits(tem
             assert field.validate() is None, field.getTitle()
         assert field.getType() != 1  # the window answers Yes and No, which it then refuses
     assert "".join(template.content).isascii()
+
+
+def test_our_command_knows_the_fields_of_every_workflow(template):
+    path = scipion_env.workflows()[template.name]
+    assert scipion_env.fields_of(path) == {
+        field.getAlias(): str(field.getValue()) for field in template.getParams().values()}
 
 
 def test_a_workflow_begins_with_one_run(template):
@@ -172,6 +179,24 @@ def test_the_demonstration_runs_without_a_window(headless):
     assert sum(found[SIX[3]]["class_sizes"]) == found[SIX[2]]["run"]["counts"]["particles"]
     (picks,) = project.glob("Runs/*PickDog/extra/tomogram_02/picks.star")
     assert picks.is_file()
+
+
+@pytest.mark.slow
+def test_our_command_runs_a_workflow_in_an_empty_folder(tmp_path):
+    pytest.importorskip("scipion")
+    workspace = Headless(tmp_path / "scipion")
+    environment = {k: v for k, v in os.environ.items()
+                   if not k.startswith("SCIPION") and k != "DISPLAY"}
+    done = subprocess.run(
+        [sys.executable, "-m", "scipion_faml.scipion_env", "template", str(workspace.folder),
+         "demo", "session3", "particles=12", "tomograms=1", "iterations=2", "lowPass=60"],
+        env={**environment, "FAML_NO_REPORT": "1"}, capture_output=True, text=True, timeout=200)
+    try:
+        assert done.returncode == 0, done.stderr
+        found = workspace.wait(Path(done.stdout.strip()), SIX)
+    finally:
+        workspace.end()
+    assert found[SIX[3]]["state"] == "finished"
 
 
 @pytest.mark.slow

@@ -1,37 +1,32 @@
-"""Classify and average subtomograms (FAML), and align them to a reference (FA)."""
+"""Classify and average subtomograms (FAML)."""
 
 from __future__ import annotations
 
 import csv
 import enum
-import json
 from pathlib import Path
 
 from pwem.objects import SetOfFSCs
 from pyworkflow.protocol import params
 from pyworkflow.utils import Message
 from tomo.objects import (
-    AverageSubTomogram,
     SetOfAverageSubTomograms,
     SetOfClassesSubTomograms,
     SetOfSubTomograms,
 )
 
 from scipion_faml import convert
-from scipion_faml.io import read_particles, write_particles
-from scipion_faml.symmetry import symmetry_rotations
 
 from .cluster_form import add_cluster, check_cluster, cluster_options
-from .protocol_base import ProtFamlBase, add_mask, add_tilt_range
+from .protocol_base import add_mask, add_tilt_range
+from .protocol_particles import SEARCH_LABELS, SEARCHES, ProtFamlParticles, add_skip_bad
 
 # In the order of the choices in the forms; saved projects store the position.
 MODES = ["enhanced", "paper"]
 NOISES = ["shells", "white"]
 METHODS = ["faml", "fa"]
 STARTS = ["unturned", "turned"]
-SEARCHES = ["magnitude", "exhaustive"]
 ENHANCED, PAPER = "mode==0", "mode==1"  # conditions of form rows
-SEARCH_LABELS = ["fast rotational matching", "exhaustive (slower)"]
 
 
 class FamlClassifyOutputs(enum.Enum):
@@ -43,76 +38,7 @@ class FamlClassifyOutputs(enum.Enum):
     fscs = SetOfFSCs
 
 
-class FamlAlignOutputs(enum.Enum):
-    """Names of the outputs; saved projects and workflows rely on them."""
-
-    subtomograms = SetOfSubTomograms
-    average = AverageSubTomogram
-    fscs = SetOfFSCs
-
-
-class FamlAverageOutputs(enum.Enum):
-    """Names of the outputs; saved projects and workflows rely on them."""
-
-    average = AverageSubTomogram
-    fscs = SetOfFSCs
-
-
-class _ProtFamlParticles(ProtFamlBase):
-    """What classifying and aligning share: the input table and aligned particles."""
-
-    def _particleTable(self):
-        return self._getExtraPath("input", "particles.star")
-
-    def convertInputStep(self, settings):
-        """Write the input set as a STAR table; volumes that are no MRC files are converted."""
-        convert.write_particle_table(
-            self.inputSubtomograms.get(), self._particleTable(), self.tiltRangeGiven())
-        return [self._particleTable()]
-
-    def _averageParticles(self, table, settings, **options):
-        """Average particles with known poses, and their halves, into extra/average."""
-        averages = self.resultsFolder(settings, "average")
-        self.runVerb("average", table, output=averages, overwrite=True,
-                     **cluster_options(self), **options)
-        return [str(averages / "average.mrc")]
-
-    def _averageOutputs(self):
-        """Return the average with its halves, and their FSC."""
-        halves = tuple(self._getExtraPath("average", f"half{h}.mrc") for h in (1, 2))
-        average = convert.new_average(
-            self._getExtraPath("average", "average.mrc"),
-            self.inputSubtomograms.get().getSamplingRate(), halves)
-        fscs = SetOfFSCs.create(self.getPath(), prefix="fscs")
-        for curve in convert.read_fscs(self._getExtraPath("average", "fsc.csv")):
-            fscs.append(curve)
-        return {"average": average, "fscs": fscs}
-
-    def _maskFile(self):
-        """The mask of the form as an MRC file, or None."""
-        mask = self.inputMask.get()
-        return None if mask is None else convert.mrc_file(
-            mask, self._getExtraPath("input", "mask.mrc"))
-
-    def _checkSymmetry(self, errors):
-        try:
-            symmetry_rotations(self.symmetry.get() or "C1")
-        except ValueError as error:
-            errors.append(f"{error}.")
-
-    def _resultTable(self):
-        return read_particles(Path(self._getExtraPath("results", "particles.star")))
-
-    def _alignedSubtomograms(self, update):
-        images = self.inputSubtomograms.get()
-        aligned = SetOfSubTomograms.create(self.getPath(), prefix="subtomograms")
-        aligned.copyInfo(images)
-        aligned.copyItems(images, updateItemCallback=update)
-        aligned.setAlignment3D()
-        return aligned
-
-
-class ProtFamlClassify(_ProtFamlParticles):
+class ProtFamlClassify(ProtFamlParticles):
     """Sorts subtomograms into classes and averages each, without a reference.
 
     An expectation-maximisation weighs, for every subtomogram and class average, poses by their
@@ -191,6 +117,7 @@ class ProtFamlClassify(_ProtFamlParticles):
                       help="Of the first classes and orientations: the same seed gives the same "
                            "result.")
         add_tilt_range(form)
+        add_skip_bad(form)
         add_cluster(form)
         form.addParallelSection(threads=4, mpi=0)
 
@@ -293,7 +220,8 @@ class ProtFamlClassify(_ProtFamlParticles):
             iterations=iterations,
             mode=MODES[self.mode.get()], symmetry=self.symmetry.get() or "C1",
             mask=self._maskFile(), reference=self._referenceFiles(), max_shift=self.maxShift.get(),
-            low_pass=self.lowPass.get(), seed=self.seed.get(), **cluster_options(self),
+            low_pass=self.lowPass.get(), seed=self.seed.get(), skip_bad=self.skipBad.get(),
+            **cluster_options(self),
             **(self._enhancedOptions() if self.isEnhanced() else self._paperOptions()))
         return [str(results / "particles.star")]
 
@@ -401,11 +329,6 @@ class ProtFamlClassify(_ProtFamlParticles):
             return [{k: v if k == "phase" else _number(v) for k, v in row.items()}
                     for row in csv.DictReader(handle)]
 
-    def runResult(self):
-        """Return what the finished command reported: converged, warnings, ..."""
-        path = Path(self._getExtraPath("results", "run.json"))
-        return json.loads(path.read_text())["result"] if path.is_file() else {}
-
     def _validate(self):
         errors = []
         images = self.inputSubtomograms.get()
@@ -476,12 +399,10 @@ class ProtFamlClassify(_ProtFamlParticles):
         lines.append("Class shares: " + ", ".join(f"{share:.0%}" for share in shares))
         if hasattr(self, "classes"):
             empty = self.classCount() - self.classes.getSize()
-            n_lost = self.inputSubtomograms.get().getSize() - self.subtomograms.getSize()
             if empty:
                 lines.append(f"{empty} class(es) got no particle; their averages are those of "
                              "the iteration before they became empty.")
-            if n_lost:
-                lines.append(f"{n_lost} subtomograms are missing in the result (disabled).")
+            lines += self.lostLines(self.subtomograms.getSize())
         return lines
 
     def _methods(self):
@@ -494,183 +415,6 @@ class ProtFamlClassify(_ProtFamlParticles):
 
     def _citations(self):
         return ["Zhao2018", "Frazier2017", "Scheres2009"]
-
-
-class ProtFamlAlign(_ProtFamlParticles):
-    """Aligns subtomograms to a known map and averages them.
-
-    Every particle gets the pose that correlates best where it was measured (FA: fast alignment,
-    one pose a particle) [Frazier2017]. The average follows the reference where data are weak:
-    low-pass it to what you are sure of.
-    """
-
-    _label = "align to a reference (FA)"
-    _possibleOutputs = FamlAlignOutputs
-
-    # ---------------------------------------------------------------------------------- form
-    def _defineParams(self, form):
-        form.addSection(label=Message.LABEL_INPUT)
-        form.addParam(
-            "inputSubtomograms", params.PointerParam, pointerClass="SetOfSubTomograms",
-            important=True, label="Subtomograms",
-            help="Bright density on dark, one box and voxel size. Their present alignment is not "
-                 "used.")
-        form.addParam(
-            "inputReference", params.PointerParam, important=True, label="Reference",
-            pointerClass="AverageSubTomogram, SubTomogram, Volume",
-            help="Bright density on dark, centred. It is resampled to the voxels of the particles "
-                 "and cropped or padded to their box.")
-        form.addParam("lowPass", params.FloatParam, default=40.0, allowsNull=True,
-                      label="Compare up to (Å)", help="Empty: everything the voxels can hold.")
-        form.addParam("maxShift", params.FloatParam, allowsNull=True,
-                      label="Largest shift (voxels)", help="Empty: a sixth of the box.")
-        form.addParam(
-            "search", params.EnumParam, default=1, expertLevel=params.LEVEL_ADVANCED,
-            choices=SEARCH_LABELS, label="Search for poses",
-            help="The exhaustive search misses fewer poses and takes many times longer.")
-        add_tilt_range(form)
-        add_cluster(form)
-        form.addParallelSection(threads=4, mpi=0)
-
-    # --------------------------------------------------------------------------------- steps
-    def _insertAllSteps(self):
-        settings = self.settingsFingerprint()
-        self._insertFunctionStep(self.convertInputStep, settings, needsGPU=False)
-        self._insertFunctionStep(self.alignStep, settings, needsGPU=False)
-        self._insertFunctionStep(self.averageStep, settings, needsGPU=False)
-        self._insertFunctionStep(self.createOutputStep, settings, needsGPU=False)
-
-    def alignStep(self, settings):
-        """Find the best pose of every particle."""
-        results = self.resultsFolder(settings)
-        self.runVerb(
-            "align", self._particleTable(), output=results, overwrite=True,
-            reference=convert.mrc_file(self.inputReference.get(),
-                                       self._getExtraPath("input", "reference.mrc")),
-            search=SEARCHES[self.search.get()], max_shift=self.maxShift.get(),
-            low_pass=self.lowPass.get(), **cluster_options(self))
-        return [str(results / "particles.star")]
-
-    def averageStep(self, settings):
-        """Average the aligned particles, and their halves."""
-        return self._averageParticles(self._getExtraPath("results", "particles.star"), settings)
-
-    def createOutputStep(self, settings):
-        """Read the results back into Scipion's objects."""
-        update = convert.ItemUpdater(self._resultTable())
-        outputs = {"subtomograms": self._alignedSubtomograms(update), **self._averageOutputs()}
-        self._defineOutputs(**outputs)
-        for output in outputs.values():
-            self._defineSourceRelation(self.inputSubtomograms, output)
-            self._defineSourceRelation(self.inputReference, output)
-
-    # ---------------------------------------------------------------------------------- info
-    def _validate(self):
-        errors = []
-        images, reference = self.inputSubtomograms.get(), self.inputReference.get()
-        if images is None or reference is None:
-            return errors
-        self.checkSubtomograms(images, 1, errors)
-        if reference.getDim() and len(set(reference.getDim())) != 1:
-            errors.append(f"The reference measures {reference.getDim()} voxels (x, y, z): a cube "
-                          "is needed.")
-        check_cluster(self, errors)
-        return errors
-
-    def _summary(self):
-        if not hasattr(self, "average"):
-            return self.notReady()
-        lines = [f"*{self.subtomograms.getSize()}* subtomograms aligned and averaged."]
-        n_lost = self.inputSubtomograms.get().getSize() - self.subtomograms.getSize()
-        if n_lost:
-            lines.append(f"{n_lost} subtomograms are missing in the result (disabled).")
-        return lines
-
-    def _methods(self):
-        if not hasattr(self, "average"):
-            return []
-        return ["Subtomograms were aligned to a reference by fast rotational matching "
-                "[Frazier2017] and averaged with their missing wedges."]
-
-    def _citations(self):
-        return ["Frazier2017", "Zhao2018"]
-
-
-class ProtFamlAverage(_ProtFamlParticles):
-    """Averages subtomograms with the alignment they have, each weighted by what it measured.
-
-    Use it on extracted particles with known orientations, or to average again with another tilt
-    range. Two half averages and their Fourier shell correlation come with it.
-    """
-
-    _label = "average aligned subtomograms"
-    _possibleOutputs = FamlAverageOutputs
-
-    # ---------------------------------------------------------------------------------- form
-    def _defineParams(self, form):
-        form.addSection(label=Message.LABEL_INPUT)
-        form.addParam(
-            "inputSubtomograms", params.PointerParam, pointerClass="SetOfSubTomograms",
-            important=True, label="Subtomograms",
-            help="Particles without alignment are averaged as they are.")
-        form.addParam(
-            "symmetry", params.StringParam, default="C1", label="Symmetry",
-            help="Point group to impose: C1, C7, D2, T, O, I ... The average must lie in its "
-                 "frame: main axis along z, two-folds of Dn along x.")
-        add_mask(form)
-        add_tilt_range(form)
-        add_cluster(form)
-        form.addParallelSection(threads=4, mpi=0)
-
-    # --------------------------------------------------------------------------------- steps
-    def _insertAllSteps(self):
-        settings = self.settingsFingerprint()
-        self._insertFunctionStep(self.convertInputStep, settings, needsGPU=False)
-        self._insertFunctionStep(self.averageStep, settings, needsGPU=False)
-        self._insertFunctionStep(self.createOutputStep, settings, needsGPU=False)
-
-    def convertInputStep(self, settings):
-        """Write the input set as a STAR table with its poses; classes are averaged together."""
-        table = convert.particle_table(
-            self.inputSubtomograms.get(), self._getExtraPath("input", "converted"),
-            self.tiltRangeGiven())
-        write_particles(self._particleTable(), convert.ready_to_average(table))
-        return [self._particleTable()]
-
-    def averageStep(self, settings):
-        """Average the particles, and their halves."""
-        return self._averageParticles(
-            self._particleTable(), settings, symmetry=self.symmetry.get() or "C1",
-            mask=self._maskFile())
-
-    def createOutputStep(self, settings):
-        """Read the results back into Scipion's objects."""
-        outputs = self._averageOutputs()
-        self._defineOutputs(**outputs)
-        for output in outputs.values():
-            self._defineSourceRelation(self.inputSubtomograms, output)
-
-    # ---------------------------------------------------------------------------------- info
-    def _validate(self):
-        errors = []
-        if self.inputSubtomograms.get() is not None:
-            self.checkSubtomograms(self.inputSubtomograms.get(), 2, errors)
-        self._checkSymmetry(errors)
-        check_cluster(self, errors)
-        return errors
-
-    def _summary(self):
-        if not hasattr(self, "average"):
-            return self.notReady()
-        images = self.inputSubtomograms.get()
-        poses = "with" if images.hasAlignment3D() else "without"
-        return [f"*{images.getSize()}* subtomograms averaged {poses} alignment."]
-
-    def _methods(self):
-        if not hasattr(self, "average"):
-            return []
-        return [f"{self.inputSubtomograms.get().getSize()} subtomograms were averaged, each "
-                "weighted by the part of Fourier space it measured [Zhao2018]."]
 
 
 def _is_set(references):
