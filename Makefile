@@ -11,7 +11,7 @@ FAML_SHARED_DATA ?= ../shared/data
 export OPENBLAS_NUM_THREADS ?= 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install test test-all test-faults test-fuzz demo gui screenshots lint docs bench paper clean
+.PHONY: help install test test-all test-faults test-fuzz demo gui screenshots lint audit docs bench paper clean
 
 help:
 	@echo 'make test       the fast tests (installs into .venv first)'
@@ -22,6 +22,7 @@ help:
 	@echo 'make gui        open that project in the Scipion window'
 	@echo 'make screenshots  pictures of forms, wizards and viewers for docs/images (Xvfb, openbox)'
 	@echo 'make lint       ruff, mypy and bandit'
+	@echo 'make audit      known vulnerabilities of what is installed (needs the internet)'
 	@echo 'make docs       the documentation as a site, in docs/_build/html'
 	@echo 'make bench      time of the kernels and of one iteration'
 	@echo 'make paper      the experiments of the FAML paper (hours; finished ones are kept)'
@@ -57,6 +58,11 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/bandit -q -r -c pyproject.toml scipion_faml protocols viewers tools examples benchmarks setup.py
+
+# Needs the internet, so it is no part of the tests.
+audit: $(VENV)/.installed
+	$(BIN)/python -m venv build/audit && build/audit/bin/pip install -q pip-audit
+	build/audit/bin/pip-audit --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 # Warnings are errors: a link that leads nowhere, a docstring that cannot be shown.
 docs: $(VENV)/.installed

@@ -203,3 +203,16 @@ def test_help_names_every_verb(capsys):
     text = capsys.readouterr().out
     for verb in ("simulate-subtomograms", "classify", "align", "evaluate-average", "demo"):
         assert verb in text
+
+
+@pytest.mark.parametrize("words, said", [
+    (["classify", "x.star", "--output"],
+     "Option '--output' requires an argument: see scipion-faml classify --help"),
+    (["classify", "x.star", "--outputs"], "--output'?: see scipion-faml classify --help"),
+    (["clasify"], "No such command 'clasify': see scipion-faml --help"),
+    (["--output"], "No such option '--output': see scipion-faml --help"),
+])
+def test_a_mistake_in_a_command_is_one_line_that_says_where_help_is(capsys, words, said):
+    assert run(words) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
@@ -235,6 +237,14 @@ def test_a_calling_program_gets_a_copy_with_what_it_adds(particles, tmp_path, mo
     # The caller's run goes on: its last state is the caller's to say.
     assert copy == {**own, "state": "running", "verb_state": "finished",
                     "run": {"label": "my run"}}
+
+
+def test_the_page_on_facilities_tells_of_every_key():
+    page = (Path(__file__).parents[1] / "docs" / "facility.md").read_text()
+    section = page[page.index("## Watching a run"):page.index("## Threads, memory, disk")]
+    told = {name for row in section.splitlines() if row.startswith("|")
+            for name in re.findall(r"`(\w+)`", row)}
+    assert KEYS | {"verb_state", "run"} <= told
 
 
 def test_handlers_of_signals_are_as_before(tmp_path):

@@ -46,7 +46,7 @@ def report_errors(command: click.Command, arguments: list[str]) -> int:
     except click.exceptions.Exit as stop:
         return int(stop.exit_code)
     except click.ClickException as error:
-        return _refused(_usage_message(error))
+        return _refused(_usage_message(error, command, arguments))
     except click.Abort as stop:
         by = str(stop.__cause__ or "") or "SIGINT"
         click.echo(f"stopped by {by}: the same command goes on with it", err=True)
@@ -70,11 +70,21 @@ def _refused(message: str) -> int:
     return 2
 
 
-def _usage_message(error: click.ClickException) -> str:
+def _usage_message(
+    error: click.ClickException, command: click.Command, arguments: list[str]
+) -> str:
     """A mistake in the command, and where its options are explained."""
     message = error.format_message().rstrip(".")
-    context = getattr(error, "ctx", None)
-    return f"{message}: see {context.command_path} --help" if context is not None else message
+    if not isinstance(error, click.UsageError):
+        return message
+    if error.ctx is not None:
+        return f"{message}: see {error.ctx.command_path} --help"
+    # click forgets where an option lacks its value.
+    verbs: list[str] = []
+    if isinstance(command, click.Group):
+        verbs = command.list_commands(click.Context(command))
+    words = ["scipion-faml", *(word for word in arguments[:1] if word in verbs)]
+    return f"{message}: see {' '.join(words)} --help"
 
 
 def _note_error(message: str) -> None:

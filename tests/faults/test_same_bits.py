@@ -5,7 +5,6 @@ from faults.runs import COUNTS, FULL, VERBS, WITH_DASK, finish, same, words_of
 
 pytestmark = pytest.mark.faults
 SHORT = ("classify-paper", "classify-enhanced")
-HAS_WORKERS = list(VERBS)
 
 
 @pytest.mark.parametrize("name", list(VERBS) if FULL else SHORT)

@@ -203,7 +203,7 @@ def check_message(message: str, words: list[str]) -> None:
     if len(message) > 1500:
         raise Broken("message", f"{len(message)} letters: {message[:200]} ...")
     stems = {Path(word).name for word in words if "/" in word or "." in word} - {""}
-    stems |= {_printed(word) or ". does" for word in words[1:]}
+    stems |= {_printed(word) or ". " for word in words[1:]}
     message = _printed(message)
     names = (any(stem in message for stem in stems) or re.search(
         r"/\w+|--[a-z]|particle|subtomogram|row|position|optics group|class|tilt range|"
