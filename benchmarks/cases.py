@@ -18,17 +18,13 @@ import numpy as np
 
 from scipion_faml.fourier import spectrum, volume_from_spectrum
 from scipion_faml.geometry import RigidTransforms, random_rotations
-from scipion_faml.io import (
-    ArraySource,
-    ParticleTable,
-    optics_table,
-    write_particles,
-    write_volume,
-)
+from scipion_faml.io import write_volume
 from scipion_faml.simulation.density import Structure, structure_of_beads
 from scipion_faml.simulation.phantom import blob_model
+from scipion_faml.sources import ArraySource
 from scipion_faml.structures import load_structure
 from scipion_faml.symmetry import symmetry_rotations
+from scipion_faml.tables import ParticleTable, optics_table, write_particles
 from scipion_faml.types import FloatArray, IntArray
 from scipion_faml.wedge import MissingWedge
 

@@ -19,15 +19,10 @@ from children import Finished, run_timed
 from scipion_faml import faml
 from scipion_faml.fourier import spectrum, volume_from_spectrum
 from scipion_faml.geometry import RigidTransforms
-from scipion_faml.io import (
-    ArraySource,
-    SubtomogramSource,
-    read_cube,
-    read_particles,
-    write_volume,
-    write_weight,
-)
+from scipion_faml.io import read_cube, write_volume, write_weight
 from scipion_faml.model import FamlConfig, starting_poses
+from scipion_faml.sources import ArraySource, SubtomogramSource
+from scipion_faml.tables import read_particles
 from scipion_faml.types import FloatArray, IntArray
 from scipion_faml.volume import squared_radius
 

@@ -46,9 +46,9 @@ from scipion_faml.harmonics import (  # noqa: E402
     harmonic_coefficients,
     rotational_correlation,
 )
-from scipion_faml.io import ArraySource  # noqa: E402
 from scipion_faml.model import FamlConfig, ModelState  # noqa: E402
 from scipion_faml.simulation.phantom import blobs  # noqa: E402
+from scipion_faml.sources import ArraySource  # noqa: E402
 from scipion_faml.types import FloatArray  # noqa: E402
 from scipion_faml.volume import move_volume  # noqa: E402
 from scipion_faml.voronoi import pose_points, voronoi_weights  # noqa: E402

@@ -24,7 +24,8 @@ from scipion_faml import plots
 from scipion_faml.cli import run
 from scipion_faml.evaluation.superposition import move_map, superpose
 from scipion_faml.fourier import low_pass
-from scipion_faml.io import read_cube, read_particles, write_particles, write_volume
+from scipion_faml.io import read_cube, write_volume
+from scipion_faml.tables import read_particles, write_particles
 from scipion_faml.types import FloatArray
 
 LOW_PASS = 40.0  # angstrom: what the particles hold

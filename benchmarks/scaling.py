@@ -39,16 +39,12 @@ from scipion_faml.enhanced.run import prepared_step  # noqa: E402
 from scipion_faml.enhanced.store import ParticleStore  # noqa: E402
 from scipion_faml.enhanced.workbench import OpenedStep  # noqa: E402
 from scipion_faml.execution import SerialExecutor, block_size  # noqa: E402
-from scipion_faml.io import (  # noqa: E402
-    FileSource,
-    ParticleTable,
-    optics_table,
-    write_particles,
-    write_volume,
-)
+from scipion_faml.io import write_volume  # noqa: E402
 from scipion_faml.memory import needed_bytes  # noqa: E402
 from scipion_faml.model import FamlConfig  # noqa: E402
 from scipion_faml.simulation.phantom import blobs  # noqa: E402
+from scipion_faml.sources import FileSource  # noqa: E402
+from scipion_faml.tables import ParticleTable, optics_table, write_particles  # noqa: E402
 from scipion_faml.wedge import MissingWedge  # noqa: E402
 
 WEDGE = MissingWedge(-60.0, 60.0)

@@ -35,9 +35,10 @@ import numpy as np  # noqa: E402
 from scipion_faml.cli import run as run_verb  # noqa: E402
 from scipion_faml.evaluation.picks import match_positions  # noqa: E402
 from scipion_faml.geometry import euler_to_matrix, rotation_angle_deg  # noqa: E402
-from scipion_faml.io import read_particles, read_volume  # noqa: E402
+from scipion_faml.io import read_volume  # noqa: E402
 from scipion_faml.structures import load_structure  # noqa: E402
 from scipion_faml.symmetry import symmetry_rotations  # noqa: E402
+from scipion_faml.tables import read_particles  # noqa: E402
 from scipion_faml.template_matching import (  # noqa: E402
     Matches,
     TemplateConfig,

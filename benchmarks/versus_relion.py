@@ -38,6 +38,7 @@ from iteration import machine  # noqa: E402
 
 from scipion_faml import faml, plots  # noqa: E402
 from scipion_faml.cli.common import plain  # noqa: E402
+from scipion_faml.disk import replacing  # noqa: E402
 from scipion_faml.em import observed_average, volume_at_samples  # noqa: E402
 from scipion_faml.evaluation.classes import compare_classes  # noqa: E402
 from scipion_faml.evaluation.poses import pose_errors, summarise  # noqa: E402
@@ -50,8 +51,8 @@ from scipion_faml.evaluation.similarity import (  # noqa: E402
 from scipion_faml.evaluation.superposition import move_map  # noqa: E402
 from scipion_faml.fourier import sample_set, shell_sums, spectrum  # noqa: E402
 from scipion_faml.geometry import rotation_angle_deg  # noqa: E402
-from scipion_faml.io import ArraySource, replacing  # noqa: E402
 from scipion_faml.model import FamlConfig  # noqa: E402
+from scipion_faml.sources import ArraySource  # noqa: E402
 from scipion_faml.types import FloatArray  # noqa: E402
 
 METHODS = ("known", "oracle", "relion", "relion-15deg", "relion-paper", "paper", "enhanced")

@@ -10,7 +10,7 @@ from pyworkflow.utils import Message
 from tomo.objects import AverageSubTomogram, SetOfSubTomograms
 
 from scipion_faml import convert
-from scipion_faml.io import write_particles
+from scipion_faml.tables import write_particles
 
 from .cluster_form import add_cluster, check_cluster, cluster_options
 from .protocol_base import add_mask, add_tilt_range

@@ -12,7 +12,7 @@ from pyworkflow.utils import Message
 from tomo.objects import SetOfAverageSubTomograms, SetOfClassesSubTomograms
 
 from scipion_faml import convert
-from scipion_faml.io import read_particles, write_particles
+from scipion_faml.tables import read_particles, write_particles
 
 from .protocol_base import ProtFamlBase, words_of
 

@@ -18,7 +18,8 @@ from scipion_faml import convert
 from scipion_faml.exchange.formats import DEFAULT_VOLUMES, FORMATS, MAY_BE, guess_format
 from scipion_faml.exchange.table import counted_in, rows_of_tomogram
 from scipion_faml.geometry import scipion_matrices
-from scipion_faml.io import COORDINATES, read_header, read_particles, write_particles
+from scipion_faml.io import read_header
+from scipion_faml.tables import COORDINATES, read_particles, write_particles
 
 from .protocol_base import ProtFamlBase, add_tilt_range
 

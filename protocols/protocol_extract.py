@@ -16,7 +16,7 @@ from tomo.objects import SetOfSubTomograms
 
 from scipion_faml import convert
 from scipion_faml.geometry import scipion_matrices
-from scipion_faml.io import ParticleTable, read_particles, write_particles
+from scipion_faml.tables import ParticleTable, read_particles, write_particles
 
 from .protocol_base import STAMP, check_tomograms
 from .streaming import ProtFamlStreaming

@@ -10,9 +10,9 @@ from pyworkflow.protocol import params
 from tomo.objects import SetOfSubTomograms
 
 from scipion_faml import convert
-from scipion_faml.io import read_particles
 from scipion_faml.screening import EXCLUDED
 from scipion_faml.symmetry import symmetry_rotations
+from scipion_faml.tables import read_particles
 
 from .cluster_form import cluster_options
 from .protocol_base import ProtFamlBase

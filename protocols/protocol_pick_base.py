@@ -11,7 +11,7 @@ from pyworkflow.utils import Message
 from tomo.objects import SetOfCoordinates3D
 
 from scipion_faml import convert
-from scipion_faml.io import read_particles
+from scipion_faml.tables import read_particles
 
 from .protocol_base import add_gpu, check_tomograms
 from .streaming import ProtFamlStreaming

@@ -19,7 +19,8 @@ from tomo.objects import (
 
 from scipion_faml import convert
 from scipion_faml.geometry import scipion_matrices
-from scipion_faml.io import read_header, read_particles
+from scipion_faml.io import read_header
+from scipion_faml.tables import read_particles
 
 from .protocol_base import (
     ProtFamlBase,

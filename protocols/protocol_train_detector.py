@@ -12,8 +12,8 @@ from pyworkflow.protocol import params
 from pyworkflow.utils import Message
 
 from scipion_faml import convert
-from scipion_faml.io import COORDINATES, read_particles, write_particles
 from scipion_faml.objects import FamlDetector
+from scipion_faml.tables import COORDINATES, read_particles, write_particles
 
 from .protocol_base import ProtFamlBase, add_gpu, check_tomograms, numbers_of, words_of
 from .protocol_pick_base import BOX_PER_DIAMETER

@@ -12,8 +12,8 @@ from pyworkflow.utils import Message
 from tomo.objects import SetOfClassesSubTomograms
 
 from scipion_faml import convert
-from scipion_faml.io import write_particles
 from scipion_faml.symmetry import symmetry_rotations
+from scipion_faml.tables import write_particles
 
 from .protocol_base import ProtFamlBase, add_tilt_range, words_of
 

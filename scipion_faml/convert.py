@@ -36,23 +36,20 @@ from tomo.objects import (
 )
 
 from scipion_faml.geometry import RigidTransforms, from_scipion_matrices, scipion_matrices
-from scipion_faml.io import (
+from scipion_faml.io import VOXEL_SIZE_TOLERANCE, read_header, read_volume, write_volume
+from scipion_faml.structures import MODEL_SUFFIXES
+from scipion_faml.tables import (
     ANGLES,
     CLASS_NAME_COLUMN,
     COORDINATES,
     DIAMETER_COLUMN,
     ORIGINS,
     SCORE_COLUMN,
-    VOXEL_SIZE_TOLERANCE,
     ParticleTable,
     optics_table,
-    read_header,
     read_particles,
-    read_volume,
     write_particles,
-    write_volume,
 )
-from scipion_faml.structures import MODEL_SUFFIXES
 from scipion_faml.types import FloatArray
 from scipion_faml.wedge import NO_WEDGE as NO_WEDGE  # for tables that only name poses and classes
 from scipion_faml.wedge import MissingWedge

@@ -20,7 +20,8 @@ import pandas as pd
 
 from scipion_faml import plots, scipion_env
 from scipion_faml.cli.reporting import RunReport
-from scipion_faml.io import COORDINATES, read_cube, read_particles, read_volume
+from scipion_faml.io import read_cube, read_volume
+from scipion_faml.tables import COORDINATES, read_particles
 
 PROJECT = "faml_demo"
 REPORT_LINE = "Report: "

@@ -37,9 +37,9 @@ from scipion_faml.execution import Desk, Executor, block_size, in_groups
 from scipion_faml.fourier import SampleSet, sample_set
 from scipion_faml.geometry import RigidTransforms
 from scipion_faml.harmonics import ShellPlan, shell_plan
-from scipion_faml.io import Row, SubtomogramSource
 from scipion_faml.model import FamlConfig, ModelState
 from scipion_faml.phase import PhaseSearch
+from scipion_faml.sources import Row, SubtomogramSource
 from scipion_faml.types import ComplexArray, FloatArray, IntArray
 
 # What distinguishes the two methods: how candidates are weighted, and how averages are updated.

@@ -36,8 +36,8 @@ from scipion_faml.execution import Executor, SerialExecutor
 from scipion_faml.fourier import SampleSet
 from scipion_faml.geometry import RigidTransforms, rotation_angle_deg
 from scipion_faml.impose import masked, representatives, symmetrised_sums, turn_between_deg
-from scipion_faml.io import SubtomogramSource
 from scipion_faml.model import FamlConfig, ModelState, random_classes, starting_poses
+from scipion_faml.sources import SubtomogramSource
 from scipion_faml.types import FloatArray, IntArray
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from scipion_faml.io import VOXEL_SIZE_TOLERANCE, ParticleTable
+from scipion_faml.io import VOXEL_SIZE_TOLERANCE
+from scipion_faml.tables import ParticleTable
 
 GROUP, GROUP_NAME, IMAGE = "rlnOpticsGroup", "rlnOpticsGroupName", "rlnImageName"
 

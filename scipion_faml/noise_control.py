@@ -14,7 +14,7 @@ import numpy as np
 
 from scipion_faml.evaluation.fsc import randomise_phases
 from scipion_faml.evaluation.similarity import similarity
-from scipion_faml.io import Particle, SourceView
+from scipion_faml.sources import Particle, SourceView
 from scipion_faml.types import FloatArray
 
 SEED_STREAM = 11  # apart from the draws of a run with the same seed

@@ -27,7 +27,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from scipion_faml import __version__
-from scipion_faml.io import replacing
+from scipion_faml.disk import replacing
 from scipion_faml.plots import png_bytes
 
 if TYPE_CHECKING:

@@ -17,17 +17,14 @@ import numpy as np
 
 from scipion_faml import star
 from scipion_faml.disk import patiently
-from scipion_faml.io import (
+from scipion_faml.io import LARGEST_VOXEL, SMALLEST_VOXEL, VOXEL_SIZE_TOLERANCE, read_header
+from scipion_faml.sources import FileSource
+from scipion_faml.tables import (
     ANGLES,
     LARGEST_NUMBER,
-    LARGEST_VOXEL,
     MOST_CLASSES,
     ORIGINS,
-    SMALLEST_VOXEL,
-    VOXEL_SIZE_TOLERANCE,
-    FileSource,
     ParticleTable,
-    read_header,
     write_particles,
 )
 from scipion_faml.types import FloatArray

@@ -20,10 +20,10 @@ from scipion_faml.em import SMALLEST_PRIOR, assign, propose, search_of, soft_pos
 from scipion_faml.estep import Assignments, Geometry
 from scipion_faml.execution import Executor, SerialExecutor
 from scipion_faml.impose import masked
-from scipion_faml.io import SubtomogramSource
 from scipion_faml.model import FamlConfig, ModelState
 from scipion_faml.noise_control import PhaseRandomised
 from scipion_faml.phase import PhaseSearch
+from scipion_faml.sources import SubtomogramSource
 from scipion_faml.types import FloatArray, IntArray
 
 MOST_PARTICLES = 256  # looked at: more tell nothing new

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scipion_faml.io import ParticleTable, optics_table, write_particles, write_volume
+from scipion_faml.io import write_volume
+from scipion_faml.tables import ParticleTable, optics_table, write_particles
 from scipion_faml.wedge import MissingWedge
 
 

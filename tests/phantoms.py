@@ -6,7 +6,7 @@ import numpy as np
 
 from scipion_faml.fourier import spectrum, volume_from_spectrum
 from scipion_faml.geometry import RigidTransforms, random_rotations
-from scipion_faml.io import ArraySource
+from scipion_faml.sources import ArraySource
 from scipion_faml.volume import move_volume
 from scipion_faml.wedge import MissingWedge
 

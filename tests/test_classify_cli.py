@@ -16,13 +16,8 @@ from phantoms import blobs, particles
 from scipion_faml import checkpoint
 from scipion_faml.cli import run
 from scipion_faml.geometry import rotation_angle_deg
-from scipion_faml.io import (
-    ParticleTable,
-    optics_table,
-    read_particles,
-    write_particles,
-    write_volume,
-)
+from scipion_faml.io import write_volume
+from scipion_faml.tables import ParticleTable, optics_table, read_particles, write_particles
 from scipion_faml.wedge import MissingWedge
 
 

@@ -17,9 +17,9 @@ from phantoms import blobs, particles
 from scipion_faml import checkpoint, enhanced
 from scipion_faml.cli import run
 from scipion_faml.enhanced import EnhancedState, PeakTable, store
-from scipion_faml.io import ParticleTable, optics_table, read_particles, write_particles
 from scipion_faml.io import write_volume as write
 from scipion_faml.model import FamlConfig
+from scipion_faml.tables import ParticleTable, optics_table, read_particles, write_particles
 from scipion_faml.wedge import MissingWedge
 
 N, N_PARTICLES = 16, 12
@@ -139,7 +139,7 @@ def test_a_checkpoint_holds_the_whole_state(data, finished):
     config = FamlConfig(mode="enhanced", n_classes=2, dense_bandwidth=8, max_shift=1.5)
     table = read_particles(data / "particles.star")
     from scipion_faml.execution import SerialExecutor
-    from scipion_faml.io import open_source
+    from scipion_faml.sources import open_source
 
     bench = enhanced.Workbench(open_source(table), config, SerialExecutor())
     again = enhanced.iterate(bench, before.state, before.assignments).state

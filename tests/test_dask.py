@@ -15,8 +15,9 @@ from phantoms import blobs, particles
 from scipion_faml import enhanced, faml
 from scipion_faml.cli import run
 from scipion_faml.execution import ClusterError, SerialExecutor, ThreadExecutor
-from scipion_faml.io import open_source, read_particles
 from scipion_faml.model import FamlConfig
+from scipion_faml.sources import open_source
+from scipion_faml.tables import read_particles
 
 distributed = pytest.importorskip("distributed")
 cluster = pytest.importorskip("scipion_faml.cluster")

@@ -12,13 +12,13 @@ torch = pytest.importorskip("torch", reason="the detector needs PyTorch (extra `
 
 from scipion_faml.cli import main as cli  # noqa: E402
 from scipion_faml.detector import weights  # noqa: E402
-from scipion_faml.io import (  # noqa: E402
+from scipion_faml.io import write_volume  # noqa: E402
+from scipion_faml.tables import (  # noqa: E402
     COORDINATES,
     ParticleTable,
     optics_table,
     read_particles,
     write_particles,
-    write_volume,
 )
 from scipion_faml.wedge import MissingWedge  # noqa: E402
 

@@ -24,8 +24,8 @@ from scipion_faml.em import (
 from scipion_faml.fourier import sample_set, spectrum, volume_from_spectrum
 from scipion_faml.geometry import RigidTransforms
 from scipion_faml.harmonics import shell_plan
-from scipion_faml.io import ArraySource
 from scipion_faml.model import ModelState
+from scipion_faml.sources import ArraySource
 from scipion_faml.wedge import MissingWedge
 
 QUARTER_TURNS = [

@@ -10,8 +10,8 @@ from scipion_faml.evaluation.similarity import similarity
 from scipion_faml.folds import fold_of
 from scipion_faml.fourier import low_pass, spectrum, volume_from_spectrum
 from scipion_faml.geometry import rotation_angle_deg
-from scipion_faml.io import ArraySource
 from scipion_faml.model import FamlConfig
+from scipion_faml.sources import ArraySource
 from scipion_faml.wedge import MissingWedge
 
 

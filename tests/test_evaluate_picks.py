@@ -9,15 +9,8 @@ import pandas as pd
 import pytest
 
 from scipion_faml.cli import run
-from scipion_faml.io import (
-    COORDINATES,
-    ORIGINS,
-    ParticleTable,
-    read_particles,
-    read_volume,
-    write_particles,
-    write_volume,
-)
+from scipion_faml.io import read_volume, write_volume
+from scipion_faml.tables import COORDINATES, ORIGINS, ParticleTable, read_particles, write_particles
 
 VOXEL = 8.0
 

@@ -10,14 +10,13 @@ import pytest
 
 from scipion_faml.cli import run
 from scipion_faml.geometry import RigidTransforms, compose, random_rotations
-from scipion_faml.io import (
+from scipion_faml.io import read_volume, write_volume
+from scipion_faml.tables import (
     COORDINATES,
     ParticleTable,
     optics_table,
     read_particles,
-    read_volume,
     write_particles,
-    write_volume,
 )
 from scipion_faml.volume import crop_or_pad, move_volume
 from scipion_faml.wedge import MissingWedge

@@ -24,14 +24,8 @@ from scipion_faml.exchange import conventions
 from scipion_faml.exchange.formats import guess_format
 from scipion_faml.exchange.tomograms import read_tomograms
 from scipion_faml.geometry import RigidTransforms, relion_angles_deg, rotation_angle_deg
-from scipion_faml.io import (
-    ParticleTable,
-    optics_table,
-    read_particles,
-    read_volume,
-    write_particles,
-    write_volume,
-)
+from scipion_faml.io import read_volume, write_volume
+from scipion_faml.tables import ParticleTable, optics_table, read_particles, write_particles
 from scipion_faml.wedge import MissingWedge
 
 N_PARTICLES = 14

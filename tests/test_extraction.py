@@ -18,16 +18,15 @@ from scipion_faml.extraction import (
     reason_to_drop,
     subtomogram,
 )
-from scipion_faml.io import (
+from scipion_faml.io import read_volume, write_volume
+from scipion_faml.sources import open_source
+from scipion_faml.tables import (
     COORDINATES,
     ORIGINS,
     ParticleTable,
-    open_source,
     optics_table,
     read_particles,
-    read_volume,
     write_particles,
-    write_volume,
 )
 from scipion_faml.wedge import MissingWedge
 

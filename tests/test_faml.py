@@ -6,8 +6,8 @@ from scipion_faml import faml
 from scipion_faml.execution import SerialExecutor, ThreadExecutor
 from scipion_faml.faml import average_known, initial_state, run
 from scipion_faml.geometry import RigidTransforms, compose, invert, rotation_angle_deg
-from scipion_faml.io import ArraySource
 from scipion_faml.model import FamlConfig, ModelState
+from scipion_faml.sources import ArraySource
 from scipion_faml.volume import move_volume
 
 

@@ -8,22 +8,19 @@ import pandas as pd
 import pytest
 
 from scipion_faml import mrc
+from scipion_faml.disk import replacing
 from scipion_faml.geometry import RigidTransforms, random_rotations
 from scipion_faml.io import (
     MRC_LABEL,
-    ParticleTable,
-    open_source,
-    optics_table,
     read_cube,
-    read_particles,
     read_volume,
     read_weight,
-    replacing,
     write_labels,
-    write_particles,
     write_volume,
     write_weight,
 )
+from scipion_faml.sources import open_source
+from scipion_faml.tables import ParticleTable, optics_table, read_particles, write_particles
 from scipion_faml.wedge import MissingWedge
 
 

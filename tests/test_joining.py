@@ -9,15 +9,9 @@ import pandas as pd
 import pytest
 
 from scipion_faml.cli import run
-from scipion_faml.io import (
-    ParticleTable,
-    open_source,
-    optics_table,
-    read_particles,
-    wedges_of,
-    write_particles,
-    write_volume,
-)
+from scipion_faml.io import write_volume
+from scipion_faml.sources import open_source, wedges_of
+from scipion_faml.tables import ParticleTable, optics_table, read_particles, write_particles
 from scipion_faml.wedge import MissingWedge
 
 

@@ -9,9 +9,10 @@ from dask_jobs import write_set
 from phantoms import blobs, particles
 
 from scipion_faml.enhanced.store import ParticleStore
-from scipion_faml.io import ArraySource, open_source, read_particles
 from scipion_faml.memory import cache_bytes_within, needed_bytes
 from scipion_faml.model import FamlConfig
+from scipion_faml.sources import ArraySource, open_source
+from scipion_faml.tables import read_particles
 from scipion_faml.wedge import MissingWedge
 
 

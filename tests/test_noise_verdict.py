@@ -15,9 +15,9 @@ from scipion_faml.evaluation.fsc import BY_CHANCE, agreement, fourier_shell_corr
 from scipion_faml.execution import SerialExecutor, ThreadExecutor
 from scipion_faml.fourier import shell_sums
 from scipion_faml.geometry import RigidTransforms, random_rotations
-from scipion_faml.io import read_particles, write_particles
 from scipion_faml.model import FamlConfig
 from scipion_faml.structure_check import MIN_Z, StructureCheck, structure_check
+from scipion_faml.tables import read_particles, write_particles
 
 N = 16
 PAPER = ("--mode", "paper", "--iterations", "5", "--max-candidates", "6", "--bandwidth", "8")

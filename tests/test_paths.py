@@ -10,7 +10,7 @@ import pytest
 
 from scipion_faml import star
 from scipion_faml.cli import run
-from scipion_faml.io import read_particles, write_particles, write_volume
+from scipion_faml.io import write_volume
 from scipion_faml.paths import (
     ALLOW_OUTSIDE,
     SCIPION_PROJECT,
@@ -20,6 +20,7 @@ from scipion_faml.paths import (
     name_for,
     project_folder,
 )
+from scipion_faml.tables import read_particles, write_particles
 
 
 @pytest.fixture(autouse=True)

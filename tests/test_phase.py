@@ -10,10 +10,10 @@ from scipion_faml.em import propose, search_of
 from scipion_faml.fourier import sample_set, spectrum, volume_from_spectrum
 from scipion_faml.geometry import RigidTransforms, random_rotations, rotation_angle_deg
 from scipion_faml.harmonics import shell_plan
-from scipion_faml.io import ArraySource
 from scipion_faml.model import FamlConfig
 from scipion_faml.phase import PhaseSearch, best_apart, climbed, phase_candidates, phase_scores
 from scipion_faml.simulation.phantom import blobs
+from scipion_faml.sources import ArraySource
 from scipion_faml.volume import move_volume
 from scipion_faml.wedge import MissingWedge
 

@@ -12,11 +12,12 @@ from scipy.spatial import cKDTree
 
 from scipion_faml.cli import run
 from scipion_faml.evaluation.picks import compare_positions
-from scipion_faml.io import read_particles, write_volume
+from scipion_faml.io import write_volume
 from scipion_faml.picking import Picks
 from scipion_faml.picking.dog import DogConfig, pick_dog, pick_down_to
 from scipion_faml.picking.peaks import suppress_neighbours
 from scipion_faml.picking.tiles import Binned
+from scipion_faml.tables import read_particles
 
 DIAMETER = 12.0
 

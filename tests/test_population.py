@@ -24,8 +24,8 @@ from scipion_faml.enhanced.population import (
 from scipion_faml.enhanced.start import random_state, state_from_references
 from scipion_faml.evaluation.classes import compare_classes
 from scipion_faml.execution import SerialExecutor, ThreadExecutor
-from scipion_faml.io import ArraySource
 from scipion_faml.model import FamlConfig
+from scipion_faml.sources import ArraySource
 
 N = 16
 

@@ -32,7 +32,7 @@ from scipion_faml.geometry import (
     relion_angles_deg,
     relion_origin_angst,
 )
-from scipion_faml.io import open_source, read_cube, read_particles
+from scipion_faml.io import read_cube
 from scipion_faml.simulation.density import rasterise
 from scipion_faml.simulation.phantom import blob_model
 from scipion_faml.simulation.tilt_series import (
@@ -43,6 +43,8 @@ from scipion_faml.simulation.tilt_series import (
     tilt_rotations,
 )
 from scipion_faml.simulation.tilt_weights import TiltOptics, image_transfers
+from scipion_faml.sources import open_source
+from scipion_faml.tables import read_particles
 from scipion_faml.volume import soft_sphere
 
 N, PIXEL = 32, 12.0

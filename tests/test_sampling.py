@@ -13,8 +13,8 @@ from scipion_faml.enhanced.sampling import drawn, temperature_of
 from scipion_faml.evaluation.poses import pose_errors
 from scipion_faml.execution import SerialExecutor, ThreadExecutor
 from scipion_faml.geometry import rotation_angle_deg
-from scipion_faml.io import ArraySource
 from scipion_faml.model import FamlConfig
+from scipion_faml.sources import ArraySource
 
 N = 20
 

@@ -13,7 +13,8 @@ from scipion_faml.cli import run
 from scipion_faml.evaluation.matching import pairs_by_distance, pairs_by_instance
 from scipion_faml.evaluation.picks import best_agreement
 from scipion_faml.geometry import euler_to_matrix
-from scipion_faml.io import COORDINATES, ParticleTable, write_particles, write_volume
+from scipion_faml.io import write_volume
+from scipion_faml.tables import COORDINATES, ParticleTable, write_particles
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 

@@ -9,7 +9,9 @@ import pytest
 
 from scipion_faml.cli import run
 from scipion_faml.geometry import RigidTransforms
-from scipion_faml.io import ANGLES, COORDINATES, open_source, read_cube, read_particles, read_volume
+from scipion_faml.io import read_cube, read_volume
+from scipion_faml.sources import open_source
+from scipion_faml.tables import ANGLES, COORDINATES, read_particles
 from scipion_faml.volume import move_volume
 
 

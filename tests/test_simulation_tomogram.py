@@ -11,7 +11,7 @@ from scipy import fft
 
 from scipion_faml.cli import presets, run
 from scipion_faml.geometry import RigidTransforms
-from scipion_faml.io import COORDINATES, read_particles, read_volume
+from scipion_faml.io import read_volume
 from scipion_faml.simulation.density import structure_of_beads
 from scipion_faml.simulation.packing import Obstacles
 from scipion_faml.simulation.phantom import blob_model
@@ -32,6 +32,7 @@ from scipion_faml.simulation.surroundings import (
 )
 from scipion_faml.simulation.tilt_series import Microscope, tilt_angles_deg
 from scipion_faml.structures import load_structure
+from scipion_faml.tables import COORDINATES, read_particles
 from scipion_faml.volume import move_volume, squared_radius
 
 

@@ -13,9 +13,10 @@ from scipion_faml.cli import run
 from scipion_faml.evaluation.superposition import group_correlation, superpose
 from scipion_faml.geometry import RigidTransforms
 from scipion_faml.impose import turn_between_deg
-from scipion_faml.io import ParticleTable, optics_table, write_particles, write_volume
+from scipion_faml.io import write_volume
 from scipion_faml.model import FamlConfig
 from scipion_faml.symmetry import symmetry_rotations
+from scipion_faml.tables import ParticleTable, optics_table, write_particles
 from scipion_faml.volume import soft_sphere
 from scipion_faml.wedge import MissingWedge
 

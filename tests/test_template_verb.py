@@ -9,8 +9,9 @@ from oracles_template import DIAMETER, PLACES, VOXEL, groel_map
 
 from scipion_faml.cli import run as run_verb
 from scipion_faml.geometry import rotation_angle_deg
-from scipion_faml.io import read_particles, read_volume, write_volume
+from scipion_faml.io import read_volume, write_volume
 from scipion_faml.symmetry import symmetry_rotations
+from scipion_faml.tables import read_particles
 from scipion_faml.volume import soft_sphere
 
 

@@ -12,8 +12,8 @@ from scipion_faml.evaluation.fsc import fourier_shell_correlation
 from scipion_faml.evaluation.similarity import similarity
 from scipion_faml.execution import ThreadExecutor
 from scipion_faml.fourier import frequency_radius, spectrum
-from scipion_faml.io import ArraySource
 from scipion_faml.model import FamlConfig
+from scipion_faml.sources import ArraySource
 from scipion_faml.wedge import MissingWedge
 
 WEDGE = MissingWedge(-60.0, 60.0)

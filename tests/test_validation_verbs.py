@@ -11,14 +11,8 @@ import pytest
 from phantoms import blobs, particles
 
 from scipion_faml.cli import run
-from scipion_faml.io import (
-    ParticleTable,
-    optics_table,
-    read_cube,
-    read_particles,
-    write_particles,
-    write_volume,
-)
+from scipion_faml.io import read_cube, write_volume
+from scipion_faml.tables import ParticleTable, optics_table, read_particles, write_particles
 from scipion_faml.wedge import MissingWedge
 
 N, VOXEL = 20, 10.0
@@ -275,8 +269,8 @@ def test_particles_that_changed_since_are_refused(data, classified, tmp_path, ca
 
 def test_random_phases_keep_amplitudes_wedge_and_nothing_else(data):
     from scipion_faml.fourier import spectrum
-    from scipion_faml.io import open_source
     from scipion_faml.noise_control import PhaseRandomised
+    from scipion_faml.sources import open_source
 
     source = open_source(read_particles(data / "true.star"))
     noise = PhaseRandomised(source, 0)

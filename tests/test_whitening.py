@@ -8,7 +8,6 @@ from scipion_faml.enhanced.whitened import whitened
 from scipion_faml.evaluation.similarity import similarity
 from scipion_faml.fourier import frequency_radius, spectrum
 from scipion_faml.geometry import RigidTransforms, random_rotations
-from scipion_faml.io import ArraySource
 from scipion_faml.model import FamlConfig
 from scipion_faml.simulation.density import structure_of_beads
 from scipion_faml.simulation.particles import (
@@ -18,6 +17,7 @@ from scipion_faml.simulation.particles import (
 )
 from scipion_faml.simulation.phantom import blob_model
 from scipion_faml.simulation.tilt_series import Microscope, projector, tilt_angles_deg
+from scipion_faml.sources import ArraySource
 from scipion_faml.wedge import MissingWedge
 from scipion_faml.whitening import Whitening, weight_of_shells
 

@@ -28,8 +28,8 @@ from scipion_faml.detector import train, weights
 from scipion_faml.detector.labels import Classes, Labelled, LabelSource, labelled
 from scipion_faml.detector.matching import Matched
 from scipion_faml.detector.settings import DetectorSettings, TrainingSettings
+from scipion_faml.disk import replacing
 from scipion_faml.execution import one_blas_thread
-from scipion_faml.io import replacing
 from scipion_faml.simulation.back_projection import back_project
 from scipion_faml.simulation.density import (
     PROTEIN_LEVEL,

@@ -10,7 +10,8 @@ import pandas as pd
 
 from scipion_faml import checkpoint, convert, plots
 from scipion_faml.geometry import RigidTransforms
-from scipion_faml.io import read_cube, read_particles
+from scipion_faml.io import read_cube
+from scipion_faml.tables import read_particles
 
 from .run_viewer import read_curves
 

@@ -10,7 +10,8 @@ import pandas as pd
 from pyworkflow.viewer import MessageView
 
 from scipion_faml import convert, plots
-from scipion_faml.io import COORDINATES, read_cube, read_particles, read_volume
+from scipion_faml.io import read_cube, read_volume
+from scipion_faml.tables import COORDINATES, read_particles
 
 from ..protocols.protocol_evaluate import ProtFamlEvaluate, summary_lines
 from .figure_view import NothingToShow, SliderView

@@ -10,7 +10,7 @@ from pyworkflow.viewer import MessageView
 from tomo.objects import SetOfCoordinates3D
 
 from scipion_faml import convert
-from scipion_faml.io import COORDINATES
+from scipion_faml.tables import COORDINATES
 
 from ..protocols.protocol_pick_base import BOX_PER_DIAMETER
 from ..protocols.protocol_pick_detector import ProtFamlPickDetector

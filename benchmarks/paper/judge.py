@@ -22,8 +22,9 @@ from scipion_faml.evaluation.superposition import (
     self_correlation,
 )
 from scipion_faml.geometry import RigidTransforms
-from scipion_faml.io import ParticleTable, read_cube, read_particles
+from scipion_faml.io import read_cube
 from scipion_faml.symmetry import rotation_about, symmetry_rotations
+from scipion_faml.tables import ParticleTable, read_particles
 from scipion_faml.types import FloatArray
 
 ALIGNED = 0.9  # correlation of a map in a group's frame with its copies

@@ -20,7 +20,9 @@ from contenders import check, run_relion
 
 from scipion_faml.enhanced.whitened import whitened
 from scipion_faml.geometry import RigidTransforms
-from scipion_faml.io import open_source, read_cube, read_particles
+from scipion_faml.io import read_cube
+from scipion_faml.sources import open_source
+from scipion_faml.tables import read_particles
 from scipion_faml.types import FloatArray, IntArray
 
 TURNED = ("--mode", "paper", "--start", "turned", "--iterations", "20")

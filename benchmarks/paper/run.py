@@ -42,7 +42,8 @@ from report import markdown  # noqa: E402
 
 from scipion_faml import plots  # noqa: E402
 from scipion_faml.cli.common import plain  # noqa: E402
-from scipion_faml.io import read_particles, replacing  # noqa: E402
+from scipion_faml.disk import replacing  # noqa: E402
+from scipion_faml.tables import read_particles  # noqa: E402
 
 
 @dataclass(frozen=True)

@@ -39,14 +39,11 @@ from scipion_faml.evaluation.fsc import (
 )
 from scipion_faml.faml import IterationResult
 from scipion_faml.impose import masked
-from scipion_faml.io import (
-    FileSource,
-    ParticleTable,
-    write_particles,
-    write_volume,
-)
+from scipion_faml.io import write_volume
 from scipion_faml.model import SEARCHES, FamlConfig, ModelState
 from scipion_faml.plots import reports
+from scipion_faml.sources import FileSource
+from scipion_faml.tables import ParticleTable, write_particles
 from scipion_faml.types import FloatArray, IntArray
 
 

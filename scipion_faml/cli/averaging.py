@@ -12,13 +12,16 @@ import numpy as np
 import pandas as pd
 
 from scipion_faml.cli.common import F
+from scipion_faml.disk import replacing
 from scipion_faml.evaluation.fsc import fourier_shell_correlation, resolution_angst
 from scipion_faml.faml import Assignments
 from scipion_faml.fourier import resample
 from scipion_faml.impose import check_mask
-from scipion_faml.io import ParticleTable, SubtomogramSource, read_cube, replacing
+from scipion_faml.io import read_cube
 from scipion_faml.model import AUTO, FamlConfig
+from scipion_faml.sources import SubtomogramSource
 from scipion_faml.symmetry import symmetry_rotations
+from scipion_faml.tables import ParticleTable
 from scipion_faml.types import FloatArray
 from scipion_faml.volume import check_edge, crop_or_pad
 

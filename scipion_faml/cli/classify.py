@@ -42,18 +42,13 @@ from scipion_faml.cli.common import (
 )
 from scipion_faml.cli.particles import skip_bad_option, usable_particles
 from scipion_faml.cli.pictures import Classified, add_classification
+from scipion_faml.disk import replacing
 from scipion_faml.enhanced import EnhancedState
 from scipion_faml.evaluation.fsc import resolution_angst
 from scipion_faml.execution import Executor
 from scipion_faml.faml import Assignments, IterationResult
 from scipion_faml.folds import fold_of
-from scipion_faml.io import (
-    ParticleTable,
-    SubtomogramSource,
-    replacing,
-    write_particles,
-    write_volume,
-)
+from scipion_faml.io import write_volume
 from scipion_faml.model import (
     AUTO,
     ENHANCED_ONLY,
@@ -62,7 +57,9 @@ from scipion_faml.model import (
     FamlConfig,
     ModelState,
 )
+from scipion_faml.sources import SubtomogramSource
 from scipion_faml.structure_check import structure_check
+from scipion_faml.tables import ParticleTable, write_particles
 from scipion_faml.types import FloatArray
 
 logger = logging.getLogger(__name__)

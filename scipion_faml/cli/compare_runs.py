@@ -28,9 +28,10 @@ from scipion_faml.evaluation.poses import summarise
 from scipion_faml.evaluation.similarity import similarity
 from scipion_faml.evaluation.superposition import evaluation_mask
 from scipion_faml.execution import executor_of
-from scipion_faml.io import ANGLES, ParticleTable, read_cube, read_particles, write_particles
+from scipion_faml.io import read_cube
 from scipion_faml.plots import validation as pictures
 from scipion_faml.symmetry import symmetry_rotations
+from scipion_faml.tables import ANGLES, ParticleTable, read_particles, write_particles
 from scipion_faml.types import IntArray
 
 

@@ -25,8 +25,9 @@ from scipion_faml.evaluation.snr import (
 from scipion_faml.evaluation.superposition import evaluation_mask
 from scipion_faml.execution import Executor, executor_of
 from scipion_faml.fourier import SampleSet, sample_set
-from scipion_faml.io import FileSource, ParticleTable, open_source, read_particles
 from scipion_faml.plots import validation as pictures
+from scipion_faml.sources import FileSource, open_source
+from scipion_faml.tables import ParticleTable, read_particles
 from scipion_faml.types import FloatArray, IntArray
 
 FEW_PARTICLES = 10

@@ -20,9 +20,9 @@ from scipion_faml.evaluation.orientations import (
     viewing_directions,
 )
 from scipion_faml.evaluation.superposition import hemisphere
-from scipion_faml.io import ParticleTable, read_particles
 from scipion_faml.plots import validation as pictures
 from scipion_faml.symmetry import symmetry_rotations
+from scipion_faml.tables import ParticleTable, read_particles
 from scipion_faml.types import IntArray
 
 RAY_STEP_DEG = 4.0

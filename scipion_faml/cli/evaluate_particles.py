@@ -24,8 +24,8 @@ from scipion_faml.cli.reporting import RunReport
 from scipion_faml.cli.tomograms import FILE
 from scipion_faml.cli.truth import RowMatch, match_rows, true_poses
 from scipion_faml.evaluation import classes, poses
-from scipion_faml.io import ParticleTable, read_particles, write_particles
 from scipion_faml.symmetry import symmetry_rotations
+from scipion_faml.tables import ParticleTable, read_particles, write_particles
 from scipion_faml.types import IntArray
 
 radius_option = click.option(

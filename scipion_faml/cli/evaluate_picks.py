@@ -25,16 +25,16 @@ from scipion_faml.cli.hitboxes import LabelFiles, label_files, pairs_on_labels
 from scipion_faml.cli.judged import describe_picks, judged_table
 from scipion_faml.cli.tomograms import FILE
 from scipion_faml.cli.truth import by_tomogram, particle_centres_angst
+from scipion_faml.disk import replacing
 from scipion_faml.evaluation import picks
 from scipion_faml.evaluation.curves import PrecisionRecall, class_curve, localisation_curve
 from scipion_faml.evaluation.matching import Pairs, pairs_by_distance
-from scipion_faml.io import (
+from scipion_faml.tables import (
     CLASS_NAME_COLUMN,
     COORDINATES,
     SCORE_COLUMN,
     ParticleTable,
     read_particles,
-    replacing,
     write_particles,
 )
 from scipion_faml.types import FloatArray, IntArray

@@ -14,7 +14,8 @@ from scipion_faml import __version__
 from scipion_faml.cli.common import file_stamp, plain, report_beside, show
 from scipion_faml.cli.reporting import RunReport
 from scipion_faml.cli.tomograms import FILE
-from scipion_faml.io import CLASS_NAME_COLUMN, MOST_CLASSES, ParticleTable, replacing
+from scipion_faml.disk import replacing
+from scipion_faml.tables import CLASS_NAME_COLUMN, MOST_CLASSES, ParticleTable
 from scipion_faml.types import IntArray
 
 truth_option = click.option(

@@ -15,7 +15,7 @@ from scipion_faml.exchange import formats
 from scipion_faml.exchange.formats import FORMATS, ExportOptions, ImportOptions
 from scipion_faml.exchange.tomograms import read_tomograms
 from scipion_faml.exchange.volumes import MODES
-from scipion_faml.io import ParticleTable, read_particles, write_particles
+from scipion_faml.tables import ParticleTable, read_particles, write_particles
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)

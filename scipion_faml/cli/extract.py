@@ -41,17 +41,16 @@ from scipion_faml.extraction import (
     reason_to_drop,
     subtomogram,
 )
-from scipion_faml.io import (
+from scipion_faml.io import VOXEL_SIZE_TOLERANCE, write_volume
+from scipion_faml.plots import reports
+from scipion_faml.tables import (
     COORDINATES,
     LARGEST_NUMBER,
     ORIGINS,
-    VOXEL_SIZE_TOLERANCE,
     ParticleTable,
     read_particles,
     write_particles,
-    write_volume,
 )
-from scipion_faml.plots import reports
 from scipion_faml.types import BoolArray, FloatArray, IntArray
 from scipion_faml.wedge import MissingWedge
 

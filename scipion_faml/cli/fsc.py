@@ -25,6 +25,7 @@ from scipion_faml.cli.validation import (
     weights_of,
     write_figure,
 )
+from scipion_faml.disk import replacing
 from scipion_faml.evaluation.directional import (
     DIRECTION_STEP_DEG,
     DirectionalFsc,
@@ -43,9 +44,10 @@ from scipion_faml.evaluation.fsc import (
 from scipion_faml.evaluation.masks import automatic_mask
 from scipion_faml.evaluation.orientations import times_measured
 from scipion_faml.evaluation.superposition import evaluation_mask, hemisphere
-from scipion_faml.io import read_cube, read_particles, replacing, write_volume
+from scipion_faml.io import read_cube, write_volume
 from scipion_faml.plots import validation as pictures
 from scipion_faml.symmetry import symmetry_rotations
+from scipion_faml.tables import read_particles
 from scipion_faml.types import FloatArray
 
 MADE_MASKS = ("soft", "auto")

@@ -21,7 +21,8 @@ from scipion_faml.evaluation.matching import (
     pairs_by_class_label,
     pairs_by_instance,
 )
-from scipion_faml.io import VOXEL_SIZE_TOLERANCE, ParticleTable, read_header
+from scipion_faml.io import VOXEL_SIZE_TOLERANCE, read_header
+from scipion_faml.tables import ParticleTable
 from scipion_faml.types import FloatArray, IntArray
 
 

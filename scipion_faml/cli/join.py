@@ -9,8 +9,8 @@ import click
 
 from scipion_faml.cli.common import Run, common_options, run_once
 from scipion_faml.cli.pictures import draw_particles
-from scipion_faml.io import read_particles, write_particles
 from scipion_faml.joining import joined
+from scipion_faml.tables import read_particles, write_particles
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 

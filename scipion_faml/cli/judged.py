@@ -14,7 +14,7 @@ from scipion_faml.cli.tomograms import open_tomogram
 from scipion_faml.cli.truth import coordinate_voxel_size_angst, particle_centres_angst
 from scipion_faml.evaluation.curves import PrecisionRecall
 from scipion_faml.evaluation.picks import PickAgreement
-from scipion_faml.io import CLASS_NAME_COLUMN, COORDINATES, SCORE_COLUMN, ParticleTable
+from scipion_faml.tables import CLASS_NAME_COLUMN, COORDINATES, SCORE_COLUMN, ParticleTable
 from scipion_faml.types import IntArray
 
 KEPT = ("rlnTomoName", "rlnClassNumber", CLASS_NAME_COLUMN, SCORE_COLUMN)

@@ -18,9 +18,12 @@ from scipion_faml.cli.cluster import Cluster, cluster_options
 from scipion_faml.cli.common import SEED, Run, common_options, file_stamp, plain, run_once
 from scipion_faml.cli.reporting import RunReport
 from scipion_faml.cli.validation import run_record
-from scipion_faml.io import open_source, read_cube, read_particles, replacing
+from scipion_faml.disk import replacing
+from scipion_faml.io import read_cube
 from scipion_faml.model import FamlConfig
 from scipion_faml.noise_control import PhaseRandomised, most_alike, verdict
+from scipion_faml.sources import open_source
+from scipion_faml.tables import read_particles
 from scipion_faml.types import FloatArray
 
 

@@ -15,7 +15,6 @@ import pandas as pd
 from scipion_faml import checkpoint
 from scipion_faml.cli.common import Run, n_workers
 from scipion_faml.execution import executor_of
-from scipion_faml.io import DamagedParticleError, FileSource, ParticleTable, read_particles
 from scipion_faml.screening import (
     EXCLUDED,
     REASON_COLUMN,
@@ -24,6 +23,8 @@ from scipion_faml.screening import (
     screen,
     write_excluded,
 )
+from scipion_faml.sources import DamagedParticleError, FileSource
+from scipion_faml.tables import ParticleTable, read_particles
 
 logger = logging.getLogger(__name__)
 

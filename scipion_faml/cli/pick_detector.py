@@ -17,7 +17,7 @@ from scipion_faml.cli.tomograms import FILE, naming
 from scipion_faml.cli.torch_modules import device_option, torch_module
 from scipion_faml.detector.detections import Detections
 from scipion_faml.detector.view import is_same_size, view_of
-from scipion_faml.io import CLASS_NAME_COLUMN
+from scipion_faml.tables import CLASS_NAME_COLUMN
 from scipion_faml.types import FloatArray
 
 logger = logging.getLogger(__name__)

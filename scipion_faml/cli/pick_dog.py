@@ -12,9 +12,9 @@ from scipion_faml.cli.common import run_once
 from scipion_faml.cli.picked import Picked, add_picks
 from scipion_faml.cli.picking import PickerArguments, picker_options, tile_map_of
 from scipion_faml.cli.tomograms import naming
-from scipion_faml.io import DIAMETER_COLUMN
 from scipion_faml.picking import dog
 from scipion_faml.picking.dog import DogConfig, DogResult
+from scipion_faml.tables import DIAMETER_COLUMN
 
 
 @click.command("pick-dog")

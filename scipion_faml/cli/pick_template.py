@@ -18,13 +18,9 @@ from scipion_faml.cli.picked import Picked, add_picks
 from scipion_faml.cli.picking import PickerArguments, picker_options, tile_map_of
 from scipion_faml.cli.pictures import GALLERY_CAPTION
 from scipion_faml.cli.tomograms import FILE, naming
+from scipion_faml.disk import replacing
 from scipion_faml.geometry import RigidTransforms, relion_angles_deg
-from scipion_faml.io import (
-    VOXEL_SIZE_TOLERANCE,
-    read_cube,
-    replacing,
-    write_volume,
-)
+from scipion_faml.io import VOXEL_SIZE_TOLERANCE, read_cube, write_volume
 from scipion_faml.picking.template.controls import CONTROLS
 from scipion_faml.picking.template.scan import ScoreMaps
 from scipion_faml.simulation.tilt_series import Microscope

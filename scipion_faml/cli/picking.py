@@ -25,18 +25,18 @@ from scipion_faml.cli.tomograms import (
     voxel_size_option,
     wedge_of,
 )
+from scipion_faml.disk import replacing
 from scipion_faml.execution import executor_of
 from scipion_faml.geometry import RigidTransforms
-from scipion_faml.io import (
+from scipion_faml.picking import Picks
+from scipion_faml.picking.tiles import TileMap
+from scipion_faml.tables import (
     COORDINATES,
     SCORE_COLUMN,
     ParticleTable,
     optics_table,
-    replacing,
     write_particles,
 )
-from scipion_faml.picking import Picks
-from scipion_faml.picking.tiles import TileMap
 from scipion_faml.types import FloatArray
 from scipion_faml.wedge import NO_WEDGE, MissingWedge
 

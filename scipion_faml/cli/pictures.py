@@ -14,8 +14,9 @@ from scipion_faml import plots
 from scipion_faml.cli.averaging import FSC_THRESHOLD
 from scipion_faml.cli.reporting import RunReport
 from scipion_faml.faml import Assignments
-from scipion_faml.io import ANGLES, ParticleTable, read_cube
+from scipion_faml.io import read_cube
 from scipion_faml.plots import reports
+from scipion_faml.tables import ANGLES, ParticleTable
 from scipion_faml.types import FloatArray, IntArray
 
 Curves = Mapping[str, tuple[FloatArray, FloatArray]]

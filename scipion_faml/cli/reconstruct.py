@@ -24,16 +24,7 @@ from scipion_faml.cli.common import (
 from scipion_faml.cli.pictures import draw_particles
 from scipion_faml.fourier import volume_from_spectrum
 from scipion_faml.geometry import RigidTransforms
-from scipion_faml.io import (
-    ANGLES,
-    LARGEST_NUMBER,
-    ParticleTable,
-    read_particles,
-    read_volume,
-    write_particles,
-    write_volume,
-    write_weight,
-)
+from scipion_faml.io import read_volume, write_volume, write_weight
 from scipion_faml.simulation.reconstruction import divide, invert_tilt_series
 from scipion_faml.simulation.scene import ordered_map
 from scipion_faml.simulation.tilt_series import Microscope
@@ -45,6 +36,13 @@ from scipion_faml.simulation.tilt_weights import (
 )
 from scipion_faml.star import read as read_star
 from scipion_faml.star import to_numbers
+from scipion_faml.tables import (
+    ANGLES,
+    LARGEST_NUMBER,
+    ParticleTable,
+    read_particles,
+    write_particles,
+)
 from scipion_faml.types import BoolArray, ComplexArray, FloatArray
 from scipion_faml.volume import inscribed_sphere
 from scipion_faml.whitening import FULL_WEIGHT_PERCENTILE, Whitening, weight_of_shells

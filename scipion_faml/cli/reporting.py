@@ -36,8 +36,9 @@ from click.core import ParameterSource
 
 from scipion_faml import __version__
 from scipion_faml.cli.invocation import Invocation, invocation_of
-from scipion_faml.io import read_header, read_particles
+from scipion_faml.io import read_header
 from scipion_faml.report import OWN_CITATION, Report
+from scipion_faml.tables import read_particles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

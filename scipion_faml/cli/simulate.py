@@ -38,13 +38,7 @@ from scipion_faml.cli.simulation import (
     write_maps,
 )
 from scipion_faml.geometry import RigidTransforms
-from scipion_faml.io import (
-    ParticleTable,
-    optics_table,
-    write_particles,
-    write_volume,
-    write_weight,
-)
+from scipion_faml.io import write_volume, write_weight
 from scipion_faml.plots import reports
 from scipion_faml.simulation.density import Structure
 from scipion_faml.simulation.particles import (
@@ -61,6 +55,7 @@ from scipion_faml.simulation.tilt_series import (
     tilt_angles_deg,
 )
 from scipion_faml.structures import load_structures
+from scipion_faml.tables import ParticleTable, optics_table, write_particles
 from scipion_faml.types import FloatArray, IntArray
 from scipion_faml.wedge import MissingWedge
 

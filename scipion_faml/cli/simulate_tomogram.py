@@ -33,14 +33,7 @@ from scipion_faml.cli.simulation import (
     write_maps,
 )
 from scipion_faml.geometry import RigidTransforms
-from scipion_faml.io import (
-    COORDINATES,
-    ParticleTable,
-    optics_table,
-    write_labels,
-    write_particles,
-    write_volume,
-)
+from scipion_faml.io import write_labels, write_volume
 from scipion_faml.plots import reports
 from scipion_faml.simulation.back_projection import back_project
 from scipion_faml.simulation.density import Structure, width_of_resolution
@@ -63,6 +56,7 @@ from scipion_faml.simulation.tilt_series import (
     check_snr,
     tilt_angles_deg,
 )
+from scipion_faml.tables import COORDINATES, ParticleTable, optics_table, write_particles
 from scipion_faml.types import FloatArray
 from scipion_faml.wedge import MissingWedge
 

@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from scipion_faml.cli.common import F
-from scipion_faml.io import LARGEST_VOXEL, ParticleTable, write_volume
+from scipion_faml.io import LARGEST_VOXEL, write_volume
 from scipion_faml.simulation.density import Structure
+from scipion_faml.tables import ParticleTable
 from scipion_faml.types import IntArray
 
 

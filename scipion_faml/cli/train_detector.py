@@ -38,14 +38,9 @@ from scipion_faml.detector.labels import (
 )
 from scipion_faml.detector.settings import ARCHITECTURES, DetectorSettings, TrainingSettings
 from scipion_faml.detector.view import is_same_size
-from scipion_faml.io import (
-    CLASS_NAME_COLUMN,
-    DIAMETER_COLUMN,
-    ParticleTable,
-    read_particles,
-    replacing,
-)
+from scipion_faml.disk import replacing
 from scipion_faml.paths import check_inside
+from scipion_faml.tables import CLASS_NAME_COLUMN, DIAMETER_COLUMN, ParticleTable, read_particles
 
 logger = logging.getLogger(__name__)
 

@@ -10,13 +10,8 @@ import numpy as np
 from scipion_faml import star
 from scipion_faml.evaluation.picks import match_positions
 from scipion_faml.geometry import RigidTransforms
-from scipion_faml.io import (
-    COORDINATES,
-    LARGEST_VOXEL,
-    ORIGINS,
-    SMALLEST_VOXEL,
-    ParticleTable,
-)
+from scipion_faml.io import LARGEST_VOXEL, SMALLEST_VOXEL
+from scipion_faml.tables import COORDINATES, ORIGINS, ParticleTable
 from scipion_faml.types import FloatArray, IntArray
 
 TOMOGRAM_VOXEL_SIZE = "rlnTomoTiltSeriesPixelSize"  # the unit of coordinates, where it is given

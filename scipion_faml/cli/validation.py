@@ -12,8 +12,11 @@ import click
 import numpy as np
 
 from scipion_faml.cli.tomograms import FILE
-from scipion_faml.io import ParticleTable, read_cube, read_weight, replacing, wedges_of
+from scipion_faml.disk import replacing
+from scipion_faml.io import read_cube, read_weight
 from scipion_faml.plots import png_bytes
+from scipion_faml.sources import wedges_of
+from scipion_faml.tables import ParticleTable
 from scipion_faml.types import FloatArray, IntArray
 from scipion_faml.wedge import MissingWedge
 

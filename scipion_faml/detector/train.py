@@ -30,7 +30,7 @@ from scipion_faml.detector.second_look import EDGE, CandidateSampler, SecondLook
 from scipion_faml.detector.settings import DetectorSettings, TrainingSettings
 from scipion_faml.detector.view import TomogramView
 from scipion_faml.detector.weights import Detector, build, read_checked, save, save_durably
-from scipion_faml.io import replacing
+from scipion_faml.disk import replacing
 from scipion_faml.types import FloatArray
 
 logger = logging.getLogger(__name__)

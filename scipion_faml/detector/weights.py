@@ -18,7 +18,7 @@ from scipion_faml.detector.points import PointsDetector
 from scipion_faml.detector.second_look import SecondLook
 from scipion_faml.detector.settings import DetectorSettings
 from scipion_faml.detector.yolo import YoloDetector
-from scipion_faml.io import replacing
+from scipion_faml.disk import replacing
 
 FORMAT = "scipion-faml detector"
 VERSION = 1

@@ -28,9 +28,9 @@ from scipion_faml.faml import (
     log_iteration,
     pose_change_deg,
 )
-from scipion_faml.io import SubtomogramSource
 from scipion_faml.measured import WorkingBox
 from scipion_faml.model import FamlConfig
+from scipion_faml.sources import SubtomogramSource
 from scipion_faml.types import FloatArray
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ import uuid
 from dataclasses import dataclass, field
 
 from scipion_faml.dense import DenseParticle, DensePlan, dense_particle
-from scipion_faml.io import SubtomogramSource
 from scipion_faml.measured import Measured, SpectrumShelf, WorkingBox
+from scipion_faml.sources import SubtomogramSource
 
 CACHE_BYTES = 7 * 2**29  # of everything that is kept
 SHARES = {"measured": 2 / 7, "dense": 2 / 7, "spectra": 1 / 7, "references": 2 / 7}

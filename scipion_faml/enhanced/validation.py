@@ -26,8 +26,8 @@ from scipion_faml.enhanced.store import CACHE_BYTES
 from scipion_faml.enhanced.workbench import Workbench
 from scipion_faml.execution import Executor, SerialExecutor
 from scipion_faml.fourier import frequency_radius, spectrum, volume_from_spectrum
-from scipion_faml.io import Particle, SourceView, SubtomogramSource
 from scipion_faml.model import FamlConfig
+from scipion_faml.sources import Particle, SourceView, SubtomogramSource
 from scipion_faml.types import FloatArray
 from scipion_faml.wedge import is_measured
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from scipion_faml.io import Particle, SourceView, SubtomogramSource
+from scipion_faml.sources import Particle, SourceView, SubtomogramSource
 from scipion_faml.types import FloatArray
 from scipion_faml.whitening import Whitening
 

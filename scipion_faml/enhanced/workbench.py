@@ -24,10 +24,10 @@ from scipion_faml.fourier import (
 )
 from scipion_faml.geometry import RigidTransforms
 from scipion_faml.impose import mask_at, masked, rim_level
-from scipion_faml.io import Row, SubtomogramSource
 from scipion_faml.measured import Measured, WorkingBox
 from scipion_faml.model import FamlConfig
 from scipion_faml.regularise import ShellResidual
+from scipion_faml.sources import Row, SubtomogramSource
 from scipion_faml.types import ComplexArray, FloatArray, IntArray
 from scipion_faml.volume import soft_sphere
 

@@ -15,6 +15,7 @@ import dynamotable
 import numpy as np
 import pandas as pd
 
+from scipion_faml.disk import replacing
 from scipion_faml.exchange import conventions
 from scipion_faml.exchange.table import (
     CLASS,
@@ -41,8 +42,8 @@ from scipion_faml.exchange.tomograms import (
     write_volume_list,
 )
 from scipion_faml.exchange.volumes import place
-from scipion_faml.io import COORDINATES, ParticleTable, replacing
 from scipion_faml.star import to_numbers
+from scipion_faml.tables import COORDINATES, ParticleTable
 from scipion_faml.types import FloatArray
 
 # Columns of ours that a table holds, and columns of Dynamo's with a meaning of their own here.

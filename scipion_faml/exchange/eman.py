@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from scipion_faml.disk import replacing
 from scipion_faml.exchange import conventions
 from scipion_faml.exchange.table import (
     COORDINATE_SIZE,
@@ -37,8 +38,9 @@ from scipion_faml.exchange.table import (
 )
 from scipion_faml.exchange.tomograms import Tomograms
 from scipion_faml.exchange.volumes import HDF_SUFFIXES, place, read_eman_hdf
-from scipion_faml.io import ANGLES, COORDINATES, ORIGINS, ParticleTable, read_header, replacing
+from scipion_faml.io import read_header
 from scipion_faml.paths import check_inside
+from scipion_faml.tables import ANGLES, COORDINATES, ORIGINS, ParticleTable
 from scipion_faml.types import FloatArray
 
 LIST, PARAMETERS, ALIGNED = "ptcls.lst", "particle_parms_01.json", "aliptcls3d_01.lst"

@@ -26,8 +26,8 @@ from scipion_faml.exchange.table import (
 )
 from scipion_faml.exchange.tomograms import Tomograms
 from scipion_faml.exchange.volumes import as_mrc
-from scipion_faml.io import ParticleTable, read_particles
 from scipion_faml.star import to_numbers
+from scipion_faml.tables import ParticleTable, read_particles
 
 RELION = {"relion3": 3, "relion4": 4, "relion5": 5}
 FORMATS = (*RELION, "dynamo", "eman", "motl", "peet")

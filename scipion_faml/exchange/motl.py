@@ -31,7 +31,7 @@ from scipion_faml.exchange.table import (
 )
 from scipion_faml.exchange.tomograms import Tomograms, numbers_of, read_tomograms, write_table_map
 from scipion_faml.exchange.volumes import place, read_em, write_em
-from scipion_faml.io import COORDINATES, ParticleTable
+from scipion_faml.tables import COORDINATES, ParticleTable
 from scipion_faml.types import FloatArray
 
 N_ROWS = 20

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scipion_faml.disk import replacing
 from scipion_faml.exchange import conventions
 from scipion_faml.exchange.motl import (
     ANGLE_ROWS,
@@ -39,9 +40,9 @@ from scipion_faml.exchange.table import (
 )
 from scipion_faml.exchange.tomograms import Tomograms
 from scipion_faml.geometry import RigidTransforms
-from scipion_faml.io import COORDINATES, LARGEST_NUMBER, ParticleTable, replacing
 from scipion_faml.paths import file_names
 from scipion_faml.star import to_numbers
+from scipion_faml.tables import COORDINATES, LARGEST_NUMBER, ParticleTable
 from scipion_faml.types import FloatArray
 
 HEADER = ("CCC,reserved,reserved,pIndex,wedgeWT,NA,NA,NA,NA,NA,xOffset,yOffset,zOffset,NA,NA,"

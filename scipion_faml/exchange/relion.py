@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from scipion_faml import star
+from scipion_faml.disk import replacing
 from scipion_faml.exchange import conventions
 from scipion_faml.exchange.table import (
     COORDINATE_SIZE,
@@ -40,16 +41,9 @@ from scipion_faml.exchange.table import (
 from scipion_faml.exchange.tomograms import Tomograms, read_tomograms
 from scipion_faml.exchange.volumes import place
 from scipion_faml.geometry import RigidTransforms
-from scipion_faml.io import (
-    COORDINATES,
-    ORIGINS,
-    ParticleTable,
-    read_particles,
-    replacing,
-    write_particles,
-    write_weight,
-)
+from scipion_faml.io import write_weight
 from scipion_faml.paths import found_from
+from scipion_faml.tables import COORDINATES, ORIGINS, ParticleTable, read_particles, write_particles
 from scipion_faml.types import FloatArray
 from scipion_faml.wedge import MissingWedge
 

@@ -11,17 +11,9 @@ import numpy as np
 import pandas as pd
 
 from scipion_faml.geometry import RigidTransforms
-from scipion_faml.io import (
-    ANGLES,
-    COORDINATES,
-    LARGEST_NUMBER,
-    LARGEST_VOXEL,
-    ORIGINS,
-    SMALLEST_VOXEL,
-    ParticleTable,
-    read_header,
-)
+from scipion_faml.io import LARGEST_VOXEL, SMALLEST_VOXEL, read_header
 from scipion_faml.star import to_numbers
+from scipion_faml.tables import ANGLES, COORDINATES, LARGEST_NUMBER, ORIGINS, ParticleTable
 from scipion_faml.types import FloatArray, IntArray
 
 SCORE, PROBABILITY = "famlScore", "rlnMaxValueProbDistribution"

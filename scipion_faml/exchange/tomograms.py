@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from scipion_faml import star
-from scipion_faml.io import read_header, replacing
+from scipion_faml.disk import replacing
+from scipion_faml.io import read_header
 from scipion_faml.paths import check_inside
 from scipion_faml.types import FloatArray, IntArray
 

@@ -14,7 +14,8 @@ from typing import Any
 import emfile
 import numpy as np
 
-from scipion_faml.io import read_header, read_volume, replacing, write_volume
+from scipion_faml.disk import replacing
+from scipion_faml.io import read_header, read_volume, write_volume
 from scipion_faml.types import FloatArray
 from scipion_faml.volume import check_cube
 

@@ -9,13 +9,8 @@ import pandas as pd
 from phantoms import blobs, particles
 
 from scipion_faml.geometry import RigidTransforms, random_rotations
-from scipion_faml.io import (
-    COORDINATES,
-    ParticleTable,
-    optics_table,
-    write_particles,
-    write_volume,
-)
+from scipion_faml.io import write_volume
+from scipion_faml.tables import COORDINATES, ParticleTable, optics_table, write_particles
 from scipion_faml.volume import move_volume
 from scipion_faml.wedge import MissingWedge
 

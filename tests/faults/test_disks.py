@@ -18,7 +18,8 @@ import pytest
 from faults.runs import COUNTS, FULL, VERBS, end, finish, same, start, words_of
 
 from scipion_faml import disk, mrc
-from scipion_faml.io import FileSource, write_volume
+from scipion_faml.io import write_volume
+from scipion_faml.sources import FileSource
 from scipion_faml.wedge import MissingWedge
 
 pytestmark = pytest.mark.faults

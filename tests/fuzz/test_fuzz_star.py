@@ -22,7 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scipion_faml import star
-from scipion_faml.io import open_source, read_particles
+from scipion_faml.sources import open_source
+from scipion_faml.tables import read_particles
 
 pytestmark = pytest.mark.fuzz
 COLUMNS = ["rlnImageName", "rlnTomoName", "rlnOpticsGroup", "rlnCoordinateX", "rlnAngleRot",

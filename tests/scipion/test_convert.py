@@ -18,7 +18,8 @@ from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
 from scipion_faml.geometry import RigidTransforms
-from scipion_faml.io import ParticleTable, optics_table, read_particles, read_volume, write_volume
+from scipion_faml.io import read_volume, write_volume
+from scipion_faml.tables import ParticleTable, optics_table, read_particles
 from scipion_faml.wedge import MissingWedge
 
 pytestmark = pytest.mark.usefixtures("domain")

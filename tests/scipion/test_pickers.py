@@ -273,7 +273,7 @@ def test_forms_of_pickers_tell_every_problem(project, tomograms, particles):
 # ------------------------------------------------------------------------------------- template
 def test_a_template_finds_particles_and_their_orientations(project, checks, tomograms):
     from scipion_faml import convert
-    from scipion_faml.io import COORDINATES
+    from scipion_faml.tables import COORDINATES
 
     run = project.finished(project.new(
         "ProtFamlPickTemplate",

@@ -334,7 +334,7 @@ def test_a_damaged_particle_ends_in_one_line_that_names_it(project, particles, c
     ("ProtFamlAlign", {}), ("ProtFamlAverage", {})])
 def test_damaged_particles_are_left_out_on_request_and_listed(project, protocol, values):
     from scipion_faml import convert
-    from scipion_faml.io import read_particles
+    from scipion_faml.tables import read_particles
 
     source = project.finished(project.new(
         "ProtFamlSimulateSubtomograms", structures="blobs:1", counts="5", boxSize=16,

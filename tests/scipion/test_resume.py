@@ -15,7 +15,8 @@ import numpy as np
 import psutil
 import pytest
 
-from scipion_faml.io import read_cube, read_particles
+from scipion_faml.io import read_cube
+from scipion_faml.tables import read_particles
 
 ITERATIONS = 6
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from scipion_faml.io import read_particles, read_volume
+from scipion_faml.io import read_volume
+from scipion_faml.tables import read_particles
 
 
 def test_a_crowd_of_twelve_classes_with_gold_and_a_vesicle(project):

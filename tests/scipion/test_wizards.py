@@ -356,7 +356,7 @@ def test_the_dog_preview_shows_what_the_run_will_pick(
     wizards, project, tomograms, picked, tmp_path
 ):
     from scipion_faml import convert
-    from scipion_faml.io import COORDINATES
+    from scipion_faml.tables import COORDINATES
 
     run = project.new("ProtFamlPickDog", {"inputTomograms": (tomograms, "tomograms")},
                       diameter=150.0)
@@ -379,8 +379,8 @@ def test_the_dog_preview_shows_what_the_run_will_pick(
 def truth_in(tomograms, region):
     """True positions of the first tomogram in a region."""
     from scipion_faml import convert
-    from scipion_faml.io import COORDINATES
     from scipion_faml.previews import within
+    from scipion_faml.tables import COORDINATES
 
     first = convert.clones(tomograms.tomograms)[0]
     position = convert.picks_table(tomograms.trueCoordinates, first).rows
