@@ -24,6 +24,7 @@ from dask_jobs import (
     write_set,
 )
 from phantoms import blobs, particles
+from processes import heed_signals
 
 from scipion_faml import enhanced, faml
 from scipion_faml.execution import ClusterError, SerialExecutor
@@ -54,6 +55,7 @@ def start(star, output, mode, *words, **how):
     command = [sys.executable, "-m", "scipion_faml", "classify", str(star), "--output",
                str(output), "--no-report", *OPTIONS[mode], *words]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                            preexec_fn=heed_signals,
                             **how)
 
 

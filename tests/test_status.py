@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from processes import heed_signals
 
 from scipion_faml import status
 from scipion_faml.cli import run
@@ -39,12 +40,6 @@ def particles(tmp_path_factory):
 def words(particles, output, *more):
     return ["classify", str(particles), "--mode", "paper", "--classes", "2", "--bandwidth", "8",
             "--workers", "1", "--output", str(output), *map(str, more)]
-
-
-def heed_signals():
-    """In a new process: signals are not ignored, as they are in what nohup or `&` started."""
-    for number in status.ASK_TO_END:
-        signal.signal(number, signal.SIG_DFL)
 
 
 def started(arguments, **environment):

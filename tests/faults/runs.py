@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from processes import heed_signals
+
 FULL = os.environ.get("FAML_FAULTS") == "full"
 SEED = int(os.environ.get("FAML_FAULTS_SEED", 0))
 PATIENCE = 300.0  # seconds for a call: a machine may be busy
@@ -111,8 +113,7 @@ def start(
     folder.mkdir(exist_ok=True)
 
     def set_up() -> None:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)  # ignored in what nohup or `&` started
+        heed_signals()
         if preexec is not None:
             preexec()
 

@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 import pytest
-from faults.runs import COUNTS, FULL, VERBS, end, finish, same, start, words_of
+from faults.runs import COUNTS, FULL, NEEDS_TORCH, VERBS, end, finish, same, start, words_of
 
 from scipion_faml import disk, mrc
 from scipion_faml.io import write_volume
@@ -122,6 +122,8 @@ def test_a_limit_on_files_is_one_line_and_the_run_goes_on(name, n_bytes, place, 
 @pytest.mark.skipif(not CAN_MOUNT, reason="this machine does not let a test mount a disk")
 @pytest.mark.parametrize("name", list(VERBS) if FULL else SHORT)
 def test_a_read_only_output_is_one_line(name, place):
+    if name in NEEDS_TORCH:
+        pytest.importorskip("torch")
     folder = place / f"{name}-read-only"
     (folder / "small").mkdir(parents=True)
     script = 'mount -t tmpfs -o ro none small && cd small && "$@"'
