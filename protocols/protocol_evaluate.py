@@ -12,7 +12,8 @@ from pyworkflow.utils import Message
 from tomo.objects import SetOfAverageSubTomograms, SetOfClassesSubTomograms
 
 from scipion_faml import convert
-from scipion_faml.tables import read_particles, write_particles
+from scipion_faml.tables import SCORE_COLUMN, read_particles, write_particles
+from scipion_faml.wedge import NO_WEDGE
 
 from .protocol_base import ProtFamlBase, words_of
 
@@ -100,10 +101,10 @@ class ProtFamlEvaluate(ProtFamlBase):
             write_particles(folder / "true_picks.star", convert.with_model_names(truth, names))
         if self.inputSubtomograms.get() is not None:
             found = convert.write_particle_table(
-                self.inputSubtomograms.get(), folder / "particles.star", convert.NO_WEDGE)
+                self.inputSubtomograms.get(), folder / "particles.star", NO_WEDGE)
             if self.trueSubtomograms.get() is not None:
                 truth = convert.particle_table(
-                    self.trueSubtomograms.get(), folder / "converted", convert.NO_WEDGE)
+                    self.trueSubtomograms.get(), folder / "converted", NO_WEDGE)
                 truth = convert.same_images(convert.with_model_names(truth, names), found)
                 write_particles(folder / "true_particles.star", truth)
 
@@ -139,7 +140,7 @@ class ProtFamlEvaluate(ProtFamlBase):
                            errors=results / "poses.star")
 
     def _evaluatePicks(self, picks, truth, results):
-        has_scores = read_particles(picks).rows[convert.SCORE_COLUMN].nunique() > 1
+        has_scores = read_particles(picks).rows[SCORE_COLUMN].nunique() > 1
         self._evaluate(
             "picks", picks, truth, results, radius=self.radius.get(),
             matching=MATCHINGS[self.matching.get()], judged=results / "judged.star",

@@ -20,6 +20,7 @@ from scipion_faml.exchange.table import counted_in, rows_of_tomogram
 from scipion_faml.geometry import scipion_matrices
 from scipion_faml.io import read_header
 from scipion_faml.tables import COORDINATES, read_particles, write_particles
+from scipion_faml.wedge import NO_WEDGE
 
 from .protocol_base import ProtFamlBase, add_tilt_range
 
@@ -121,7 +122,7 @@ class ProtFamlExportParticles(_ProtFamlExchange):
         else:
             known = convert.tilt_range_of(self._images())
             convert.write_particle_table(
-                particles, folder / "particles.star", None if known else convert.NO_WEDGE)
+                particles, folder / "particles.star", None if known else NO_WEDGE)
 
     def exportStep(self, settings):
         """Write the package's files."""

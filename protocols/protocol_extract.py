@@ -17,6 +17,7 @@ from tomo.objects import SetOfSubTomograms
 from scipion_faml import convert
 from scipion_faml.geometry import scipion_matrices
 from scipion_faml.tables import ParticleTable, read_particles, write_particles
+from scipion_faml.wedge import NO_WEDGE
 
 from .protocol_base import STAMP, check_tomograms
 from .streaming import ProtFamlStreaming
@@ -170,7 +171,7 @@ class ProtFamlExtractSubtomograms(ProtFamlStreaming):
                 tomogram = self.tomogramOf(self._tomograms(), ts_id)
                 table = convert.picks_table(self.inputCoordinates.get(), tomogram, ids)
             write_particles(folder / PICKS, table)
-            wedge = convert.missing_wedge(tomogram.getAcquisition()) or convert.NO_WEDGE
+            wedge = convert.missing_wedge(tomogram.getAcquisition()) or NO_WEDGE
             self.runVerb(
                 "extract", convert.mrc_file(tomogram, folder / "tomogram.mrc"), folder / PICKS,
                 output=folder / "subtomograms", overwrite=True, box=self.suggestedBox(),

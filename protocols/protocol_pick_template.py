@@ -9,6 +9,7 @@ from pyworkflow.protocol import params
 
 from scipion_faml import convert
 from scipion_faml.symmetry import symmetry_rotations
+from scipion_faml.wedge import NO_WEDGE
 
 from .protocol_pick_base import ProtFamlPickBase
 
@@ -131,7 +132,7 @@ class ProtFamlPickTemplate(ProtFamlPickBase):
         with self._lock:
             whole = self.inputTomograms.get().getAcquisition()
         return (convert.missing_wedge(tomogram.getAcquisition())
-                or convert.missing_wedge(whole) or convert.NO_WEDGE)
+                or convert.missing_wedge(whole) or NO_WEDGE)
 
     def template(self):
         """Return the template of the form as an object of Scipion's, or None.

@@ -13,7 +13,13 @@ from pyworkflow.utils import Message
 
 from scipion_faml import convert
 from scipion_faml.objects import FamlDetector
-from scipion_faml.tables import COORDINATES, read_particles, write_particles
+from scipion_faml.tables import (
+    CLASS_NAME_COLUMN,
+    COORDINATES,
+    DIAMETER_COLUMN,
+    read_particles,
+    write_particles,
+)
 
 from .protocol_base import ProtFamlBase, add_gpu, check_tomograms, numbers_of, words_of
 from .protocol_pick_base import BOX_PER_DIAMETER
@@ -165,19 +171,19 @@ class ProtFamlTrainDetector(ProtFamlBase):
             rows = table.rows
             if self.classesFrom.get() == BY_SET:
                 rows = rows.assign(rlnClassNumber=number).drop(
-                    columns=convert.CLASS_NAME_COLUMN, errors="ignore")
+                    columns=CLASS_NAME_COLUMN, errors="ignore")
             elif "rlnClassNumber" not in rows:
                 rows = rows.assign(rlnClassNumber=1)
-            tables.append(rows.assign(**{convert.DIAMETER_COLUMN: self._diametersOf(
+            tables.append(rows.assign(**{DIAMETER_COLUMN: self._diametersOf(
                 rows, coordinates)}))
         rows = pd.concat(tables, ignore_index=True)
         columns = [*COORDINATES, "rlnTomoName", "rlnOpticsGroup", "rlnClassNumber",
-                   convert.DIAMETER_COLUMN]
-        if convert.CLASS_NAME_COLUMN in rows and rows[convert.CLASS_NAME_COLUMN].notna().all():
-            columns.append(convert.CLASS_NAME_COLUMN)
+                   DIAMETER_COLUMN]
+        if CLASS_NAME_COLUMN in rows and rows[CLASS_NAME_COLUMN].notna().all():
+            columns.append(CLASS_NAME_COLUMN)
         rows, names = rows[columns], words_of(self.classNames.get())
         if names:
-            rows = rows.assign(**{convert.CLASS_NAME_COLUMN: [
+            rows = rows.assign(**{CLASS_NAME_COLUMN: [
                 names[k - 1] if k <= len(names) else f"class_{k:03d}"
                 for k in rows["rlnClassNumber"]]})
         return convert.table_of(rows, tomogram)
@@ -188,15 +194,15 @@ class ProtFamlTrainDetector(ProtFamlBase):
         if given:
             number = rows["rlnClassNumber"].to_numpy(dtype=int)
             return np.array(given)[np.minimum(number, len(given)) - 1]
-        if convert.DIAMETER_COLUMN in rows:
-            return rows[convert.DIAMETER_COLUMN].to_numpy(dtype=float)
+        if DIAMETER_COLUMN in rows:
+            return rows[DIAMETER_COLUMN].to_numpy(dtype=float)
         box = coordinates.getBoxSize() or 0
         return np.full(len(rows), box * coordinates.getSamplingRate() / BOX_PER_DIAMETER)
 
     def _largestDiameter(self):
         """Return the diameter (angstrom) of the largest class in the tables."""
         tables = [read_particles(path) for path in Path(self._getExtraPath("input")).glob("*.star")]
-        return max(float(t.rows[convert.DIAMETER_COLUMN].max()) for t in tables)
+        return max(float(t.rows[DIAMETER_COLUMN].max()) for t in tables)
 
     # ------------------------------------------------------------------------------- results
     def resultsPath(self, name):

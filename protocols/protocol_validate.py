@@ -14,6 +14,7 @@ from tomo.objects import SetOfClassesSubTomograms
 from scipion_faml import convert
 from scipion_faml.symmetry import symmetry_rotations
 from scipion_faml.tables import write_particles
+from scipion_faml.wedge import NO_WEDGE
 
 from .protocol_base import ProtFamlBase, add_tilt_range, words_of
 
@@ -117,7 +118,7 @@ class ProtFamlValidate(ProtFamlBase):
         self.resultsFolder(settings)
         for name, source, wedge in (
                 ("particles", self._particles(), self.tiltRangeGiven()),
-                ("others", self.otherSubtomograms.get(), convert.NO_WEDGE)):
+                ("others", self.otherSubtomograms.get(), NO_WEDGE)):
             if source is not None:
                 table = convert.particle_table(source, folder / "converted", wedge)
                 write_particles(folder / f"{name}.star", table)

@@ -10,7 +10,7 @@ from pyworkflow.viewer import MessageView
 from tomo.objects import SetOfCoordinates3D
 
 from scipion_faml import convert
-from scipion_faml.tables import COORDINATES
+from scipion_faml.tables import CLASS_NAME_COLUMN, COORDINATES, DIAMETER_COLUMN, SCORE_COLUMN
 
 from ..protocols.protocol_pick_base import BOX_PER_DIAMETER
 from ..protocols.protocol_pick_detector import ProtFamlPickDetector
@@ -67,18 +67,18 @@ class FamlPicksViewer(FamlObjectViewer):
         voxel_size, name = tomogram.getSamplingRate(), tomogram.getTsId()
         box = (coordinates.getBoxSize() or DEFAULT_BOX) * coordinates.getSamplingRate()
         diameter = np.full(len(rows), box / BOX_PER_DIAMETER)
-        if convert.DIAMETER_COLUMN in rows:
-            diameter = rows[convert.DIAMETER_COLUMN].to_numpy(dtype=float)
+        if DIAMETER_COLUMN in rows:
+            diameter = rows[DIAMETER_COLUMN].to_numpy(dtype=float)
         return Positions(
             name, partial(convert.mrc_file, tomogram, self._getTmpPath(f"{name}.mrc")),
             rows[COORDINATES].to_numpy(dtype=float), 0.5 * diameter / voxel_size,
-            rows[convert.SCORE_COLUMN].to_numpy(dtype=float), _class_names(rows))
+            rows[SCORE_COLUMN].to_numpy(dtype=float), _class_names(rows))
 
 
 def _class_names(rows):
     """Return the class of each position in words: its name, or its group."""
-    if convert.CLASS_NAME_COLUMN in rows:
-        return tuple(rows[convert.CLASS_NAME_COLUMN].astype(str))
+    if CLASS_NAME_COLUMN in rows:
+        return tuple(rows[CLASS_NAME_COLUMN].astype(str))
     if "rlnClassNumber" in rows:
         width = len(str(rows["rlnClassNumber"].max()))
         return tuple(f"group {number:0{width}d}" for number in rows["rlnClassNumber"])

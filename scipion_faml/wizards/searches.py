@@ -8,6 +8,7 @@ import numpy as np
 
 from scipion_faml import convert
 from scipion_faml.previews import Region, share_of, widened, within
+from scipion_faml.wedge import NO_WEDGE
 
 from .drawing import Found
 from .numbers import template_model, weights_path
@@ -33,7 +34,7 @@ def template_search(protocol):
     model, own = template_model(protocol, None)
     diameter = protocol.diameter.get() or diameter_of(model) * own
     settings = template_settings(protocol, diameter)
-    wedge = (convert.tilt_range_of(protocol.inputTomograms.get()) or convert.NO_WEDGE)
+    wedge = (convert.tilt_range_of(protocol.inputTomograms.get()) or NO_WEDGE)
     models = {}
 
     def size(voxel_size: float) -> tuple[int, int, int]:
