@@ -24,6 +24,7 @@ setup(
     packages=[
         "scipion_faml",
         "scipion_faml.cli",
+        "scipion_faml.cluster",
         "scipion_faml.convert",
         "scipion_faml.datasets",
         "scipion_faml.detector",

@@ -14,6 +14,7 @@ from phantoms import blobs, particles
 
 from scipion_faml import enhanced, faml
 from scipion_faml.cli import run
+from scipion_faml.cluster import versions
 from scipion_faml.execution import ClusterError, SerialExecutor, ThreadExecutor
 from scipion_faml.model import FamlConfig
 from scipion_faml.sources import open_source
@@ -108,16 +109,16 @@ def test_a_source_that_cannot_be_sent_is_refused(two_processes):
 
 
 def test_workers_of_other_versions_are_refused_in_one_line():
-    here = cluster._versions()
+    here = versions.versions_here()
     worker = {"versions": {**here, "numpy": "1.0"}, "host": "node7", "processor": ""}
     with pytest.raises(ClusterError, match=r"node7 has numpy 1\.0, this program 1\.26.*install"):
-        cluster._check_workers({"tcp://x": worker})
+        versions.check_workers({"tcp://x": worker})
     with pytest.raises(ClusterError, match="has numpy .*, this program 9.9"):
-        cluster._compare(here, {"numpy": "9.9"}, "node7")
+        versions.compare_versions(here, {"numpy": "9.9"}, "node7")
 
 
 def test_an_address_where_nobody_listens_is_one_line_within_seconds(monkeypatch):
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(cluster.start, "CONNECT_SECONDS", 1.0)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
