@@ -40,11 +40,11 @@ from scipion_faml.structures import load_structure  # noqa: E402
 from scipion_faml.symmetry import symmetry_rotations  # noqa: E402
 from scipion_faml.tables import read_particles  # noqa: E402
 from scipion_faml.template_matching import (  # noqa: E402
-    Matches,
     TemplateConfig,
     TemplateModel,
     match_template,
 )
+from scipion_faml.template_matching.search import Matches  # noqa: E402
 from scipion_faml.volume import crop_or_pad  # noqa: E402
 from scipion_faml.wedge import MissingWedge  # noqa: E402
 
