@@ -31,6 +31,7 @@ setup(
         "scipion_faml.enhanced",
         "scipion_faml.evaluation",
         "scipion_faml.exchange",
+        "scipion_faml.grouping",
         "scipion_faml.picking",
         "scipion_faml.picking.template",
         "scipion_faml.plots",

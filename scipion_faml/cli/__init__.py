@@ -11,7 +11,7 @@ import importlib
 import click
 
 from scipion_faml import __version__
-from scipion_faml.cli.common import report_errors
+from scipion_faml.cli.errors import report_errors
 
 # verb -> module. Modules are imported when their verb is called: --help stays fast.
 VERBS = {
@@ -24,6 +24,7 @@ VERBS = {
     "pick-detector": "pick_detector",
     "extract": "extract",
     "join-particles": "join",
+    "group": "group",
     "classify": "classify",
     "align": "align",
     "average": "align",

@@ -65,6 +65,7 @@ def _base(verb: str, where: Path) -> list[Any]:
         "classify": [star, "--mode", "paper", "--iterations", 1, *out],
         "align": [star, "--reference", maps[1], "--search", "magnitude", *out],
         "average": [star, *out],
+        "group": [star, *out],
         "evaluate-poses": [star, "--truth", truth],
         "evaluate-classes": [star, "--truth", truth],
         "evaluate-average": [maps[0], "--reference", maps[1]],

@@ -1,0 +1,1 @@
+"""Coarse grouping of particles before any alignment: descriptors, and groups of them."""
