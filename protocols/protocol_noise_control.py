@@ -10,7 +10,7 @@ from pyworkflow.protocol import params
 from pyworkflow.utils import Message
 from tomo.objects import SetOfAverageSubTomograms, SetOfClassesSubTomograms, SetOfSubTomograms
 
-from scipion_faml.cli.common import file_stamp
+from scipion_faml.cli.runs import file_stamp
 
 from .cluster_form import add_cluster, check_cluster, cluster_options
 from .protocol_classify import ProtFamlClassify

@@ -23,14 +23,10 @@ from scipion_faml.cli.averaging import (
     write_fsc,
 )
 from scipion_faml.cli.cluster import Cluster, cluster_options
-from scipion_faml.cli.common import (
-    Run,
-    common_options,
-    progress_callback,
-    run_once,
-)
+from scipion_faml.cli.common import common_options, progress_callback
 from scipion_faml.cli.particles import Usable, skip_bad_option, usable_particles
 from scipion_faml.cli.pictures import add_averages, listed, resolutions_in_words
+from scipion_faml.cli.runs import Run, run_once
 from scipion_faml.evaluation.fsc import (
     BY_CHANCE,
     agreement,

@@ -32,16 +32,10 @@ from scipion_faml.cli.classify_options import (
     refuse_other_mode,
 )
 from scipion_faml.cli.cluster import Cluster, cluster_options
-from scipion_faml.cli.common import (
-    Run,
-    common_options,
-    plain,
-    progress_callback,
-    run_once,
-    seed_option,
-)
+from scipion_faml.cli.common import common_options, plain, progress_callback, seed_option
 from scipion_faml.cli.particles import skip_bad_option, usable_particles
 from scipion_faml.cli.pictures import Classified, add_classification
+from scipion_faml.cli.runs import Run, run_once
 from scipion_faml.disk import replacing
 from scipion_faml.enhanced import EnhancedState
 from scipion_faml.evaluation.fsc import resolution_angst

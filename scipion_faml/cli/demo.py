@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from scipion_faml.cli.common import (
-    Run,
     common_options,
     n_workers,
     plain,
@@ -18,6 +17,7 @@ from scipion_faml.cli.common import (
     show,
     workers_option,
 )
+from scipion_faml.cli.runs import Run
 
 
 @click.command("demo")

@@ -11,8 +11,9 @@ import click
 import numpy as np
 
 from scipion_faml import __version__
-from scipion_faml.cli.common import file_stamp, plain, report_beside, show
+from scipion_faml.cli.common import plain, show
 from scipion_faml.cli.reporting import RunReport
+from scipion_faml.cli.runs import file_stamp, report_beside
 from scipion_faml.cli.tomograms import FILE
 from scipion_faml.disk import replacing
 from scipion_faml.tables import CLASS_NAME_COLUMN, MOST_CLASSES, ParticleTable

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from scipion_faml.cli.common import Run, common_options, run_once
+from scipion_faml.cli.common import common_options
 from scipion_faml.cli.pictures import draw_particles
+from scipion_faml.cli.runs import Run, run_once
 from scipion_faml.cli.tomograms import tilt_range, wedge_of
 from scipion_faml.exchange import formats
 from scipion_faml.exchange.formats import FORMATS, ExportOptions, ImportOptions

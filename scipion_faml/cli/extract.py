@@ -13,15 +13,9 @@ import numpy as np
 import pandas as pd
 
 from scipion_faml import plots, star
-from scipion_faml.cli.common import (
-    Run,
-    common_options,
-    n_workers,
-    progress,
-    run_once,
-    workers_option,
-)
+from scipion_faml.cli.common import common_options, n_workers, progress, workers_option
 from scipion_faml.cli.pictures import MAX_SHOWN, MONTAGE_CAPTION, read_some, spread_rows
+from scipion_faml.cli.runs import Run, run_once
 from scipion_faml.cli.tomograms import (
     FILE,
     open_tomogram,

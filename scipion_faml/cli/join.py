@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from scipion_faml.cli.common import Run, common_options, run_once
+from scipion_faml.cli.common import common_options
 from scipion_faml.cli.pictures import draw_particles
+from scipion_faml.cli.runs import Run, run_once
 from scipion_faml.joining import joined
 from scipion_faml.tables import read_particles, write_particles
 

@@ -15,8 +15,9 @@ from scipion_faml import checkpoint, plots
 from scipion_faml.cli.averaging import load_mask
 from scipion_faml.cli.classify import Engine, classify_particles
 from scipion_faml.cli.cluster import Cluster, cluster_options
-from scipion_faml.cli.common import SEED, Run, common_options, file_stamp, plain, run_once
+from scipion_faml.cli.common import SEED, common_options, plain
 from scipion_faml.cli.reporting import RunReport
+from scipion_faml.cli.runs import Run, file_stamp, run_once
 from scipion_faml.cli.validation import run_record
 from scipion_faml.disk import replacing
 from scipion_faml.io import read_cube

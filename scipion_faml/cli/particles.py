@@ -13,7 +13,8 @@ import click
 import pandas as pd
 
 from scipion_faml import checkpoint
-from scipion_faml.cli.common import Run, n_workers
+from scipion_faml.cli.common import n_workers
+from scipion_faml.cli.runs import Run
 from scipion_faml.execution import executor_of
 from scipion_faml.screening import (
     EXCLUDED,

@@ -10,9 +10,10 @@ from typing import Any
 import click
 import numpy as np
 
-from scipion_faml.cli.common import progress, run_once
+from scipion_faml.cli.common import progress
 from scipion_faml.cli.picked import Picked, add_picks
 from scipion_faml.cli.picking import PickerArguments, picker_options
+from scipion_faml.cli.runs import run_once
 from scipion_faml.cli.tomograms import FILE, naming
 from scipion_faml.cli.torch_modules import device_option, torch_module
 from scipion_faml.detector.detections import Detections

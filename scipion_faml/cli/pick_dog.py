@@ -8,9 +8,9 @@ from typing import Any
 import click
 import numpy as np
 
-from scipion_faml.cli.common import run_once
 from scipion_faml.cli.picked import Picked, add_picks
 from scipion_faml.cli.picking import PickerArguments, picker_options, tile_map_of
+from scipion_faml.cli.runs import run_once
 from scipion_faml.cli.tomograms import naming
 from scipion_faml.picking import dog
 from scipion_faml.picking.dog import DogConfig, DogResult

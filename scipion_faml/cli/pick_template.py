@@ -13,10 +13,11 @@ import pandas as pd
 
 from scipion_faml import datasets, plots
 from scipion_faml.cli.averaging import symmetry_option
-from scipion_faml.cli.common import run_once, seed_option
+from scipion_faml.cli.common import seed_option
 from scipion_faml.cli.picked import Picked, add_picks
 from scipion_faml.cli.picking import PickerArguments, picker_options, tile_map_of
 from scipion_faml.cli.pictures import GALLERY_CAPTION
+from scipion_faml.cli.runs import run_once
 from scipion_faml.cli.tomograms import FILE, naming
 from scipion_faml.disk import replacing
 from scipion_faml.geometry import RigidTransforms, relion_angles_deg

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from scipion_faml import plots
-from scipion_faml.cli.common import Run, common_options, n_workers, progress, workers_option
+from scipion_faml.cli.common import common_options, n_workers, progress, workers_option
+from scipion_faml.cli.runs import Run
 from scipion_faml.cli.tomograms import (
     FILE,
     open_tomogram,

@@ -13,15 +13,9 @@ import numpy as np
 import pandas as pd
 from scipy import fft
 
-from scipion_faml.cli.common import (
-    Run,
-    common_options,
-    n_workers,
-    progress,
-    run_once,
-    workers_option,
-)
+from scipion_faml.cli.common import common_options, n_workers, progress, workers_option
 from scipion_faml.cli.pictures import draw_particles
+from scipion_faml.cli.runs import Run, run_once
 from scipion_faml.fourier import volume_from_spectrum
 from scipion_faml.geometry import RigidTransforms
 from scipion_faml.io import read_volume, write_volume, write_weight

@@ -1,6 +1,6 @@
 """The report.html that every verb leaves beside its results: what was run, and what came out.
 
-A verb that works through `common.run_once` leaves one without a line of its own: command, options
+A verb that works through `runs.run_once` leaves one without a line of its own: command, options
 with units, inputs, versions, machine, time, everything that was logged as a warning, the numbers
 it prints, and how to cite. To show results as well, add inside its `work`:
 

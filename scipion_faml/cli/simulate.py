@@ -12,15 +12,7 @@ import numpy as np
 import pandas as pd
 
 from scipion_faml import plots
-from scipion_faml.cli.common import (
-    Run,
-    common_options,
-    n_workers,
-    progress,
-    run_once,
-    seed_option,
-    workers_option,
-)
+from scipion_faml.cli.common import common_options, n_workers, progress, seed_option, workers_option
 from scipion_faml.cli.pictures import (
     GALLERY_CAPTION,
     MAX_SHOWN,
@@ -28,6 +20,7 @@ from scipion_faml.cli.pictures import (
     read_some,
     spread_rows,
 )
+from scipion_faml.cli.runs import Run, run_once
 from scipion_faml.cli.simulation import (
     counts_of,
     model_files,

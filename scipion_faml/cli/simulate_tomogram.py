@@ -13,16 +13,10 @@ import pandas as pd
 
 from scipion_faml import plots
 from scipion_faml.cli import presets
-from scipion_faml.cli.common import (
-    Run,
-    common_options,
-    n_workers,
-    run_once,
-    seed_option,
-    workers_option,
-)
+from scipion_faml.cli.common import common_options, n_workers, seed_option, workers_option
 from scipion_faml.cli.pictures import GALLERY_CAPTION
 from scipion_faml.cli.presets import NamedModel
+from scipion_faml.cli.runs import Run, run_once
 from scipion_faml.cli.simulation import (
     counts_of,
     model_files,

@@ -16,14 +16,13 @@ import pandas as pd
 
 from scipion_faml import plots
 from scipion_faml.cli.common import (
-    Run,
     common_options,
     n_workers,
     progress_callback,
-    run_once,
     seed_option,
     workers_option,
 )
+from scipion_faml.cli.runs import Run, run_once
 from scipion_faml.cli.tomograms import FILE, open_tomogram, voxel_size_of, voxel_size_option
 from scipion_faml.cli.torch_modules import device_option, torch_module
 from scipion_faml.cli.truth import coordinate_voxel_size_angst, particle_centres_angst
