@@ -5,6 +5,7 @@ from .protocol_classify import ProtFamlClassify
 from .protocol_evaluate import ProtFamlEvaluate
 from .protocol_exchange import ProtFamlExportParticles, ProtFamlImportParticles
 from .protocol_extract import ProtFamlExtractSubtomograms
+from .protocol_group import ProtFamlGroup
 from .protocol_noise_control import ProtFamlNoiseControl
 from .protocol_pick_detector import ProtFamlPickDetector
 from .protocol_pick_dog import ProtFamlPickDog
@@ -20,6 +21,7 @@ __all__ = [
     "ProtFamlEvaluate",
     "ProtFamlExportParticles",
     "ProtFamlExtractSubtomograms",
+    "ProtFamlGroup",
     "ProtFamlImportParticles",
     "ProtFamlNoiseControl",
     "ProtFamlPickDetector",

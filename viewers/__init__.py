@@ -6,6 +6,7 @@
 from .scripted import views_of
 from .viewer_evaluation import FamlEvaluationViewer
 from .viewer_faml import FamlAlignViewer, FamlClassifyViewer
+from .viewer_group import FamlGroupViewer
 from .viewer_objects import (
     FamlAveragesViewer,
     FamlClassesViewer,
@@ -22,6 +23,7 @@ __all__ = [
     "FamlClassifyViewer",
     "FamlEvaluationViewer",
     "FamlFscViewer",
+    "FamlGroupViewer",
     "FamlNoiseControlViewer",
     "FamlParticlesViewer",
     "FamlPicksViewer",

@@ -10,6 +10,7 @@ from scipion_faml.previews import shell_gain
 from scipion_faml.protocols import (
     ProtFamlAlign,
     ProtFamlClassify,
+    ProtFamlGroup,
     ProtFamlPickDetector,
     ProtFamlPickDog,
     ProtFamlPickTemplate,
@@ -55,7 +56,8 @@ def template_sources(protocol):
 class FamlMaskWizard(FamlWizard):
     """Diameter of the mask, drawn on slices of a reference, a mean of particles or a template."""
 
-    _targets = [(ProtFamlClassify, ["particleDiameter"]), (ProtFamlPickTemplate, ["diameter"])]
+    _targets = [(ProtFamlClassify, ["particleDiameter"]), (ProtFamlGroup, ["particleDiameter"]),
+                (ProtFamlPickTemplate, ["diameter"])]
     NAMES = ("particleDiameter", "diameter")
 
     def helpWith(self, form):
@@ -96,7 +98,8 @@ class FamlBandWizard(FamlWizard):
 
     NAMES = ("lowPass", "highPass")
     _targets = [(ProtFamlClassify, list(NAMES)), (ProtFamlAlign, ["lowPass"]),
-                (ProtFamlPickTemplate, list(NAMES)), (ProtFamlValidate, ["snrLowPass"])]
+                (ProtFamlGroup, ["lowPass"]), (ProtFamlPickTemplate, list(NAMES)),
+                (ProtFamlValidate, ["snrLowPass"])]
 
     def helpWith(self, form):
         from .dialogs import BandDialog  # opens windows
