@@ -6,6 +6,7 @@ What happens when processes die is in test_dask_faults.py.
 import os
 import socket
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from phantoms import blobs, particles
 
 from scipion_faml import enhanced, faml
 from scipion_faml.cli import run
-from scipion_faml.cluster import versions
+from scipion_faml.cluster import errors, versions
 from scipion_faml.execution import ClusterError, SerialExecutor, ThreadExecutor
 from scipion_faml.model import FamlConfig
 from scipion_faml.sources import open_source
@@ -115,6 +116,15 @@ def test_workers_of_other_versions_are_refused_in_one_line():
         versions.check_workers({"tcp://x": worker})
     with pytest.raises(ClusterError, match="has numpy .*, this program 9.9"):
         versions.compare_versions(here, {"numpy": "9.9"}, "node7")
+
+
+def test_a_broken_connection_is_told_as_a_lost_scheduler_and_a_missing_file_as_it_is():
+    client = SimpleNamespace(status="running", scheduler=SimpleNamespace(address="tcp://n1:8786"))
+    with pytest.raises(ClusterError, match="scheduler at tcp://n1:8786 is gone: start it"), \
+            errors.explained(client):
+        raise distributed.comm.CommClosedError("in <TCP (closed) ...>: reset by peer")
+    with pytest.raises(FileNotFoundError, match="a.mrc"), errors.explained(client):
+        raise FileNotFoundError("a.mrc does not exist")
 
 
 def test_an_address_where_nobody_listens_is_one_line_within_seconds(monkeypatch):

@@ -46,8 +46,9 @@ def explained(client: Any) -> Iterator[None]:
         raise ClusterError(
             "the Dask scheduler cannot load the program: install the same versions where it runs, "
             "too") from None
-    except OSError:
-        if client.status != "running":
+    except OSError as error:
+        # A connection breaks a moment before the client knows that its scheduler is gone.
+        if client.status != "running" or isinstance(error, distributed.comm.CommClosedError):
             raise ClusterError(lost(client)) from None
         raise
     except Exception as error:
