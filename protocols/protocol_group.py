@@ -45,7 +45,7 @@ class ProtFamlGroup(ProtFamlParticles):
             help="One box and voxel size. Their alignment is not used, and kept.")
         form.addParam(
             "findGroups", params.BooleanParam, default=True, label="Find the number of groups?",
-            help="From 1 to 10, by the Bayesian information criterion. One group says that no two "
+            help="From 1 to 10, by the integrated completed likelihood. One group says that no two "
                  "kinds were found.")
         form.addParam(
             "numberOfGroups", params.IntParam, default=2, condition="not findGroups",

@@ -212,6 +212,18 @@ def test_the_likelihood_of_the_mixture_is_that_of_its_densities():
     assert mixture.share.sum() + mixture.outliers == pytest.approx(1.0)
 
 
+def test_the_criterion_of_groups_apart_is_the_bayesian_and_of_two_halves_of_one_is_worse():
+    rng = np.random.default_rng(15)
+    one = rng.normal(size=(300, 2))
+    apart = np.where(np.arange(300)[:, None] < 150, one, one + 50.0)
+    mixture = fit_mixture(apart, 2, 0.1, rng)
+    n_free = 2 * (1 + 2 + 3)  # of each group: share, mean, covariance
+    assert mixture.criterion(apart) == pytest.approx(
+        -2 * mixture.log_likelihood + n_free * np.log(300), abs=2.0)
+    assert fit_mixture(one, 1, 0.1, rng).criterion(one) < fit_mixture(
+        one, 2, 0.1, rng).criterion(one)
+
+
 def test_steps_of_the_mixture_never_lose_likelihood_without_its_bounds():
     rng = np.random.default_rng(8)
     values = np.concatenate([rng.normal(m, 1.0, (60, 2)) for m in (0.0, 3.0, 6.0)])

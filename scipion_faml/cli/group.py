@@ -59,8 +59,8 @@ def _group_count(
 @click.argument("particles", type=click.Path(path_type=Path))
 @click.option("--groups", "n_groups", metavar="K|auto", default="auto", show_default=True,
               callback=_group_count,
-              help=f"How many; auto: the number, 1 to {MOST_GROUPS}, of the smallest Bayesian "
-              "information criterion.")
+              help=f"How many; auto: the number, 1 to {MOST_GROUPS}, of the smallest integrated "
+              "completed likelihood.")
 @click.option("--low-pass", type=click.FloatRange(min=0, min_open=True), default=None,
               help="Describe particles up to this resolution, angstrom. Finer detail tells their "
               "noise.  [default: 4 voxels]")
@@ -205,7 +205,7 @@ def _describe_groups(
                 source.voxel_size_angst)
     if len(groups.criterion) > 1:
         report.add_table("How many groups", pd.DataFrame({
-            "groups": list(groups.criterion), "Bayesian information criterion, smaller is better":
+            "groups": list(groups.criterion), "integrated completed likelihood, smaller is better":
             [f"{value:.1f}" for value in groups.criterion.values()]}))
     if report.is_wanted:
         _draw_typical(run, found, how, groups)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import solve_triangular
-from scipy.special import logsumexp
+from scipy.special import logsumexp, xlogy
 
 from scipion_faml.types import BoolArray, FloatArray, IntArray
 
@@ -86,11 +86,19 @@ class Mixture:
         nowhere = np.full(len(values), np.log(max(self.outliers, 1e-300)) + self.log_constant)
         return np.stack([*columns, nowhere], axis=1)
 
-    def bic(self, n_particles: int) -> float:
-        """Return the Bayesian information criterion; the smaller the better (Schwarz 1978)."""
+    def criterion(self, values: FloatArray) -> float:
+        """Return the integrated completed likelihood; the smaller the better.
+
+        The Bayesian information criterion and twice the entropy of the posteriors (Biernacki,
+        Celeux and Govaert 2000): Gaussians that overlap are no groups.
+        """
         d = self.mean.shape[1]
         n_free = self.n_groups * (1 + d + d * (d + 1) // 2)
-        return float(-2.0 * self.log_likelihood + n_free * np.log(n_particles))
+        log_joint = self.log_joint(values)
+        posterior = np.exp(log_joint - logsumexp(log_joint, axis=1)[:, None])
+        entropy = -float(xlogy(posterior, posterior).sum())
+        return float(
+            -2.0 * self.log_likelihood + n_free * np.log(len(values)) + 2.0 * entropy)
 
 
 def _log_normal(values: FloatArray, mean: FloatArray, covariance: FloatArray) -> FloatArray:
@@ -112,7 +120,8 @@ def fit_mixture(
     values : (N, D) components
     noise : variance that no Gaussian falls below in any direction
     """
-    spread = np.maximum(np.ptp(values, axis=0), np.sqrt(noise))
+    # Twice the range of the particles: those at its ends are no outliers for that.
+    spread = 2.0 * np.maximum(np.ptp(values, axis=0), np.sqrt(noise))
     log_constant = -float(np.log(spread).sum())
     starts = N_STARTS if n_groups > 1 else 1
     fitted = [_maximised(_start(values, n_groups, noise, log_constant, rng), values, noise)
@@ -192,7 +201,7 @@ class Groups:
     is_outlier: BoolArray  # (N,) fits no group
     typicality: FloatArray  # (N,) log density within its group
     components: Components
-    criterion: dict[int, float]  # number of groups -> BIC of those tried
+    criterion: dict[int, float]  # number of groups -> `Mixture.criterion` of those tried
     silhouette: float | None  # -1 to 1; None of one group
 
     @property
@@ -210,7 +219,7 @@ def find_groups(
     Parameters
     ----------
     descriptors, noise_variance : (N, P)
-    n_groups : None: the number, from 1, of the smallest BIC.
+    n_groups : None: the number, from 1, of the smallest `Mixture.criterion`.
 
     Raises
     ------
@@ -225,25 +234,29 @@ def find_groups(
     rows = (np.arange(n_particles) if n_particles <= FIT_AT_MOST
             else np.sort(rng.choice(n_particles, FIT_AT_MOST, replace=False)))
     mixtures = _tried(components.values[rows], n_groups, components.noise, seed)
-    best = min(mixtures, key=lambda mixture: mixture.bic(len(rows)))
-    criterion = {m.n_groups: m.bic(len(rows)) for m in mixtures}
+    criterion = {k: m.criterion(components.values[rows]) for k, m in mixtures.items()}
+    best = mixtures[min(criterion, key=criterion.__getitem__)]
     return _assigned(best, components, criterion, rng)
 
 
 def _tried(
     values: FloatArray, n_groups: int | None, noise: float, seed: int
-) -> list[Mixture]:
+) -> dict[int, Mixture]:
     """A mixture of the number asked for, or of 1, 2 ... until more only make it worse."""
+    def fitted(k: int) -> Mixture:
+        return fit_mixture(values, k, noise, np.random.default_rng([seed, k]))
+
     if n_groups is not None:
-        return [fit_mixture(values, n_groups, noise, np.random.default_rng([seed, n_groups]))]
-    found: list[Mixture] = []
-    for k in range(1, MOST_GROUPS + 1):
-        mixture = fit_mixture(values, k, noise, np.random.default_rng([seed, k]))
-        if k > 1 and (mixture.share * len(values)).min() < LEAST_IN_GROUP:
+        return {n_groups: fitted(n_groups)}
+    found = {1: fitted(1)}
+    scores = [found[1].criterion(values)]
+    for k in range(2, MOST_GROUPS + 1):
+        mixture = fitted(k)
+        if (mixture.share * len(values)).min() < LEAST_IN_GROUP:
             break
-        found.append(mixture)
-        scores = [m.bic(len(values)) for m in found]
-        if len(scores) > 2 and scores[-1] > scores[-2] > scores[-3]:
+        found[k] = mixture
+        scores.append(mixture.criterion(values))
+        if k > 2 and scores[-1] > scores[-2] > scores[-3]:
             break
     return found
 
