@@ -45,6 +45,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "align": (
         "align", ENGINE, "--reference", "../inputs/set/maps/one.mrc", "--angular-step", "40"),
     "average": ("average", "../inputs/set/truth.star"),
+    "group": ("group", ENGINE, "--groups", "2"),
     "pick-dog": ("pick-dog", TOMOGRAM, "--diameter", "110", "--tile", "32", "--threshold", "2"),
     "pick-template": (
         "pick-template", TOMOGRAM, "--template", "../inputs/set/maps/one.mrc", "--tilt-min", "-60",

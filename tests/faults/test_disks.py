@@ -56,7 +56,7 @@ SIZES = {  # kilobytes that hold a part of what a verb writes
     "classify-paper": (40, 140, 240), "classify-enhanced": (40, 200, 500), "classify-auto": (150,),
     "align": (8, 20), "average": (24, 60), "pick-dog": (4,), "pick-template": (4,),
     "pick-detector": (4,), "simulate-subtomograms": (12, 60), "simulate-tomogram": (100, 300),
-    "extract": (16, 32),
+    "extract": (16, 32), "group": (4, 12),
 }
 
 
