@@ -224,6 +224,26 @@ def test_the_criterion_of_groups_apart_is_the_bayesian_and_of_two_halves_of_one_
         one, 2, 0.1, rng).criterion(one)
 
 
+def test_gaussians_without_a_valley_between_them_are_one_group():
+    rng = np.random.default_rng(16)
+
+    def pair(distance):
+        covariance = np.stack([np.eye(2), np.eye(2)])
+        return clustering.Mixture(
+            np.array([0.5, 0.5]), 0.0, np.array([[0.0, 0.0], [distance, 0.0]]), covariance, -9.0)
+
+    # Equal Gaussians d apart: density 2 exp(-d^2 / 8) in the middle over 1 + exp(-d^2 / 2).
+    for distance in (1.0, 2.5, 3.5, 5.0):
+        middle = min(2 * np.exp(-distance**2 / 8) / (1 + np.exp(-distance**2 / 2)), 1.0)
+        assert clustering._valley(pair(distance), 0, 1) == pytest.approx(middle, rel=0.1)
+        n_groups = len(set(clustering.joined(pair(distance)).tolist()))
+        assert n_groups == (1 if middle > clustering.SHALLOW else 2)
+    angle = rng.uniform(0.0, np.pi, 500)  # a bent cloud takes several Gaussians, and is one
+    bent = 12.0 * np.stack([np.cos(angle), np.sin(angle)], axis=1) + rng.normal(size=(500, 2))
+    groups = find_groups(bent, np.ones_like(bent), None)
+    assert min(groups.criterion, key=groups.criterion.get) > 1 and len(groups.sizes) == 1
+
+
 def test_steps_of_the_mixture_never_lose_likelihood_without_its_bounds():
     rng = np.random.default_rng(8)
     values = np.concatenate([rng.normal(m, 1.0, (60, 2)) for m in (0.0, 3.0, 6.0)])

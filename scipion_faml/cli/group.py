@@ -60,7 +60,7 @@ def _group_count(
 @click.option("--groups", "n_groups", metavar="K|auto", default="auto", show_default=True,
               callback=_group_count,
               help=f"How many; auto: the number, 1 to {MOST_GROUPS}, of the smallest integrated "
-              "completed likelihood.")
+              "completed likelihood, less those that no valley parts.")
 @click.option("--low-pass", type=click.FloatRange(min=0, min_open=True), default=None,
               help="Describe particles up to this resolution, angstrom. Finer detail tells their "
               "noise.  [default: 4 voxels]")
@@ -205,8 +205,9 @@ def _describe_groups(
                 source.voxel_size_angst)
     if len(groups.criterion) > 1:
         report.add_table("How many groups", pd.DataFrame({
-            "groups": list(groups.criterion), "integrated completed likelihood, smaller is better":
-            [f"{value:.1f}" for value in groups.criterion.values()]}))
+            "Gaussians": list(groups.criterion),
+            "integrated completed likelihood, smaller is better": [
+                f"{value:.1f}" for value in groups.criterion.values()]}))
     if report.is_wanted:
         _draw_typical(run, found, how, groups)
 

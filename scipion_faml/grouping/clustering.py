@@ -24,7 +24,9 @@ FIT_AT_MOST = 10_000  # particles that the mixture is fitted to; all are assigne
 MOST_OUTLIERS = 0.05  # share of particles that belong to no group
 LEAST_IN_GROUP = 5.0  # particles
 FAR, FAR_QUANTILE = 3.0, 0.95  # beyond 3 times the distance of most, particles are drawn in
-SILHOUETTE_OF = 2000  # particles
+SILHOUETTE_OF = 1000  # particles
+SHALLOW = 0.2  # density of a valley over the lower of its peaks: above, there is one group
+RIDGE_POINTS = 41
 
 
 # ------------------------------------------------------------------------------- components
@@ -201,7 +203,7 @@ class Groups:
     is_outlier: BoolArray  # (N,) fits no group
     typicality: FloatArray  # (N,) log density within its group
     components: Components
-    criterion: dict[int, float]  # number of groups -> `Mixture.criterion` of those tried
+    criterion: dict[int, float]  # number of Gaussians -> `Mixture.criterion` of those tried
     silhouette: float | None  # -1 to 1; None of one group
 
     @property
@@ -219,7 +221,8 @@ def find_groups(
     Parameters
     ----------
     descriptors, noise_variance : (N, P)
-    n_groups : None: the number, from 1, of the smallest `Mixture.criterion`.
+    n_groups : None: as many, from 1, as the mixture of the smallest `Mixture.criterion` has of
+        Gaussians with valleys between them.
 
     Raises
     ------
@@ -236,7 +239,8 @@ def find_groups(
     mixtures = _tried(components.values[rows], n_groups, components.noise, seed)
     criterion = {k: m.criterion(components.values[rows]) for k, m in mixtures.items()}
     best = mixtures[min(criterion, key=criterion.__getitem__)]
-    return _assigned(best, components, criterion, rng)
+    group = joined(best) if n_groups is None else np.arange(n_groups)
+    return _assigned(best, group, components, criterion, rng)
 
 
 def _tried(
@@ -261,19 +265,54 @@ def _tried(
     return found
 
 
+def joined(mixture: Mixture) -> IntArray:
+    """Return the group (K,) of each Gaussian: those without a valley between them are one.
+
+    Orientations and wedges bend the cloud of one kind, which then takes several Gaussians. All
+    extremes of the density of two lie on a curve between their means (Ray and Lindsay 2005);
+    Gaussians are joined where the density on it falls nowhere below SHALLOW times the lower peak
+    (Hennig 2010).
+    """
+    group = np.arange(mixture.n_groups)
+    for i in range(mixture.n_groups):
+        for j in range(i):
+            if group[i] != group[j] and _valley(mixture, i, j) > SHALLOW:
+                group[group == group[i]] = group[j]
+    joined_index: IntArray = np.unique(group, return_inverse=True)[1]
+    return joined_index
+
+
+def _valley(mixture: Mixture, i: int, j: int) -> float:
+    """Lowest density between two Gaussians over the lower of the peaks beside it; 1: none."""
+    first, second = (np.linalg.inv(mixture.covariance[k]) for k in (i, j))
+    ridge = np.stack([
+        np.linalg.solve((1.0 - a) * first + a * second,
+                        (1.0 - a) * first @ mixture.mean[i] + a * second @ mixture.mean[j])
+        for a in np.linspace(0.0, 1.0, RIDGE_POINTS)])
+    log_density = np.logaddexp(*(
+        np.log(mixture.share[k]) + _log_normal(ridge, mixture.mean[k], mixture.covariance[k])
+        for k in (i, j)))
+    before = np.maximum.accumulate(log_density)
+    after = np.maximum.accumulate(log_density[::-1])[::-1]
+    return float(np.exp((log_density - np.minimum(before, after)).min()))
+
+
 def _assigned(
-    mixture: Mixture, components: Components, criterion: dict[int, float],
+    mixture: Mixture, group: IntArray, components: Components, criterion: dict[int, float],
     rng: np.random.Generator,
 ) -> Groups:
     """Every particle in its likeliest group; groups without particles vanish."""
     log_joint = mixture.log_joint(components.values)
-    in_groups = log_joint[:, :-1]
+    in_groups = np.stack([logsumexp(log_joint[:, :-1][:, group == g], axis=1)
+                          for g in range(group.max() + 1)], axis=1)
+    share = np.bincount(group, weights=mixture.share)
     index = in_groups.argmax(axis=1)
     rows = np.arange(len(index))
-    probability = np.exp(in_groups[rows, index] - logsumexp(in_groups, axis=1))
-    typicality = in_groups[rows, index] - np.log(mixture.share)[index]
-    is_outlier = log_joint[:, -1] > logsumexp(in_groups, axis=1)
-    order = np.argsort(-np.bincount(index, minlength=mixture.n_groups), kind="stable")
+    in_any = logsumexp(in_groups, axis=1)
+    probability = np.exp(in_groups[rows, index] - in_any)
+    typicality = in_groups[rows, index] - np.log(share)[index]
+    is_outlier = log_joint[:, -1] > in_any
+    order = np.argsort(-np.bincount(index, minlength=len(share)), kind="stable")
     number = np.argsort(order, kind="stable")[index]
     return Groups(number, probability, is_outlier, typicality, components, criterion,
                   _silhouette(components.values, number, rng))
