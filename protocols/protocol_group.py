@@ -45,8 +45,8 @@ class ProtFamlGroup(ProtFamlParticles):
             help="One box and voxel size. Their alignment is not used, and kept.")
         form.addParam(
             "findGroups", params.BooleanParam, default=True, label="Find the number of groups?",
-            help="From 1 to 10, by the integrated completed likelihood; groups that no valley parts "
-                 "are one. One group says that no two kinds were found.")
+            help="From 1 to 10, by the integrated completed likelihood; groups that no valley "
+                 "parts are one. One group says that no two kinds were found.")
         form.addParam(
             "numberOfGroups", params.IntParam, default=2, condition="not findGroups",
             validators=[params.Range(1, 100, "1 to 100")], label="Groups",
