@@ -186,8 +186,8 @@ def test_sizes_and_junk_part_before_any_alignment(structures, snr):
 
 def test_particles_of_one_kind_are_one_group(structures):
     rng = np.random.default_rng(5)
-    for structure in (structures[1], None):
-        volumes, _ = mixture_of([structure], 60, 0.1, rng)
+    for structure, snr in ((structures[1], 0.1), (structures[1], 0.3), (None, 0.1)):
+        volumes, _ = mixture_of([structure], 60, snr, rng)
         groups = find_groups(*described(volumes, [WEDGE] * 60), None)
         assert list(groups.sizes) == [60] and groups.silhouette is None
 
