@@ -27,7 +27,7 @@ def test_without_a_display_server_the_script_says_what_to_install(monkeypatch, c
 def test_pictures_of_noise_become_small(tmp_path):
     from PIL import Image
 
-    noise = np.random.default_rng(0).integers(0, 255, (700, 1600, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 255, (350, 800, 3), dtype=np.uint8)
     pictures.write_small(Image.fromarray(noise), tmp_path / "noise.png")
     assert (tmp_path / "noise.png").stat().st_size < pictures.LARGEST_FILE
     pictures.write_small(Image.new("RGB", (2400, 300), "white"), tmp_path / "wide.png")
