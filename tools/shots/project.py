@@ -14,6 +14,7 @@ SIMULATED = "ProtFamlSimulateTomograms"
 RUNS: tuple[tuple[str, dict[str, tuple[str, str]], dict[str, Any]], ...] = (
     ("ProtFamlSimulateSubtomograms", {}, {
         "structures": "groel, ribosome", "counts": "12", "boxSize": 24, "snr": 0.5, "optics": 1}),
+    ("ProtFamlGroup", {"inputSubtomograms": ("ProtFamlSimulateSubtomograms", "subtomograms")}, {}),
     ("ProtFamlAlign", {"inputSubtomograms": ("ProtFamlExtractSubtomograms", "subtomograms"),
                        "inputReference": (SIMULATED, "trueAverages.1")}, {}),
     ("ProtFamlAverage", {"inputSubtomograms": ("ProtFamlClassify", "subtomograms")}, {}),
