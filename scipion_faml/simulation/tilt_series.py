@@ -24,6 +24,7 @@ from scipion_faml.volume import crop_or_pad
 from scipion_faml.wedge import MissingWedge
 
 MOST_TILTS = 10_000
+SMALLEST_SNR = 1e-9
 CTF_CORRECTIONS = ("none", "phase-flip", "weights")  # of images, see `image_transfer`
 
 
@@ -186,9 +187,10 @@ def record(
 
 
 def check_snr(snr: float) -> None:
-    """Raise a ValueError unless `snr` is positive (infinity: no noise)."""
-    if not snr > 0:
-        raise ValueError(f"an SNR of {snr:g} is not possible: give a variance ratio above 0")
+    """Raise a ValueError unless `snr` is positive (infinity: no noise) and noise fits float32."""
+    if not snr >= SMALLEST_SNR:
+        raise ValueError(f"an SNR of {snr:g} is not possible: give a variance ratio above 0, of "
+                         f"{SMALLEST_SNR:g} or more")
 
 
 # ------------------------------------------------------------------------- sampling the density

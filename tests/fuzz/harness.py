@@ -31,7 +31,6 @@ from hypothesis import HealthCheck, Phase, settings
 from scipion_faml import star
 from scipion_faml.cli import run
 
-os.environ.setdefault("FAML_READ_PATIENCE", "0")  # nothing comes back
 FULL = os.environ.get("FAML_FUZZ") == "full"
 COLLECTED = os.environ.get("FAML_FUZZ_COLLECT", "")
 SHORTER = 70  # times fewer cases where the suite is a part of `make test`
@@ -207,7 +206,8 @@ def check_message(message: str, words: list[str]) -> None:
     message = _printed(message)
     names = (any(stem in message for stem in stems) or re.search(
         r"/\w+|--[a-z]|particle|subtomogram|row|position|optics group|class|tilt range|"
-        r"\.\w{2,4}\b|point group|symmetry|voxel|memory|option|tilts?\b|SNR", message))
+        r"\.\w{2,4}\b|point group|symmetry|voxel|memory|option|tilts?\b|SNR|model|diameter|"
+        r"low-pass", message))
     if not names:
         raise Broken("message", f"names nothing: {message}\n{_command(words)}")
     if not WAYS_OUT.search(message):
