@@ -229,6 +229,9 @@ def test_a_control_runs_with_the_settings_of_the_run(classified, control, capsys
     record = json.loads((control / "run.json").read_text())
     found, settings = record["result"], record["settings"]
     assert isinstance(found["structure_from_noise"], bool) and found["iterations"] == 2
+    assert found["verdict"].startswith("phase-randomised particles make")
+    assert not any("no structure" in text for text in found["warnings"])
+    assert found["halves_resolution_angst"] and found["run_resolution_angst"]
     assert [one["class"] for one in found["averages"]] == [1]
     assert json.loads((control / "verdict.json").read_text())["verdict"] == found["verdict"]
     original = json.loads((classified / "run.json").read_text())["settings"]

@@ -378,6 +378,7 @@ def _write_classes(
         "zeta": state.zeta,
         "log_likelihood": history[-1]["log_likelihood"],
         "resolution_angst": resolution if verdict.is_structure else float("nan"),
+        "halves_resolution_angst": resolution,  # whatever the verdict: a noise control compares it
         "structure_found": verdict.is_structure,
         "verdict": verdict.text,
         **verdict.numbers,

@@ -120,7 +120,9 @@ def noise_control(
             engine = Engine(PhaseRandomised(source, phase_seed), config, executor,
                             load_mask(source, mask), n_bytes)
             found = classify_particles(table, engine, run, tuple(references))
-        result = {**_judged(original, found, output), **found}
+        # That the control itself holds no structure is what it should be.
+        warnings = [text for text in found["warnings"] if not text.startswith(found["verdict"])]
+        result = {**found, **_judged(original, found, output), "warnings": warnings}
         with replacing(output / "verdict.json") as temporary:
             temporary.write_text(json.dumps(
                 plain({k: v for k, v in result.items() if k in _VERDICT_KEYS}), indent=1))
@@ -138,7 +140,8 @@ def _judged(original: _Original, found: dict[str, Any], output: Path) -> dict[st
     """What the control says of the run."""
     controls = _Original(output, {}, found).averages()
     alike = most_alike(controls, original.averages())
-    resolution, of_run = (_number(r.get("resolution_angst")) for r in (found, original.result))
+    resolution, of_run = (_number(r.get("halves_resolution_angst", r.get("resolution_angst")))
+                          for r in (found, original.result))
     evidence = found.get("log_evidence_per_particle")
     said = verdict(evidence, original.result.get("log_evidence_per_particle"), resolution, of_run,
                    alike)
