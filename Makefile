@@ -37,7 +37,7 @@ test: $(VENV)/.installed
 	$(BIN)/python -m pytest -q $(PARALLEL)
 
 test-faults: $(VENV)/.installed
-	FAML_FAULTS=full $(BIN)/python -m pytest -q -m 'faults or slow' tests/faults tests/test_dask_faults.py
+	FAML_FAULTS=full $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m 'faults or slow' tests/faults tests/test_dask_faults.py
 
 test-fuzz: $(VENV)/.installed
 	FAML_FUZZ=full $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m fuzz tests/fuzz

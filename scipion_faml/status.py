@@ -21,6 +21,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from scipion_faml import __version__
+from scipion_faml.texts import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -259,7 +260,7 @@ class StatusFile:
 def said_of(error: BaseException) -> str:
     """Return an error in one line, as the command line prints it."""
     message = error.format_message() if hasattr(error, "format_message") else str(error)
-    line = " ".join(str(message).split())
+    line = one_line(str(message))
     is_mistake = isinstance(error, (ValueError, OSError)) or hasattr(error, "format_message")
     return line if is_mistake and line else f"{type(error).__name__}: {line}".rstrip(": ")
 

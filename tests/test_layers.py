@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "scipion_faml"
 LAYER = {
     0: ["cython_ext"],
-    1: ["types", "geometry", "volume", "fourier", "wedge", "harmonics", "symmetry",
+    1: ["types", "texts", "geometry", "volume", "fourier", "wedge", "harmonics", "symmetry",
         "shells", "so3"],
     2: ["whitening", "regularise", "measured", "align", "voronoi", "model", "refine", "dense",
         "phase", "folds", "em", "impose", "picking", "extraction", "grouping", "simulation",

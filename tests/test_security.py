@@ -148,3 +148,20 @@ def test_no_source_names_a_folder_that_all_users_share():
              if isinstance(node, ast.Constant) and isinstance(node.value, str)
              and node.value.startswith(("/tmp", "/var/tmp", "/dev/shm"))]
     assert not found
+
+
+# ------------------------------------------------------------------------------------ terminals
+def test_names_of_a_table_control_no_terminal(tmp_path, capsys):
+    from scipion_faml import star
+
+    pick = {"rlnCoordinateX": 1.0, "rlnCoordinateY": 1.0, "rlnCoordinateZ": 1.0}
+    for name, tomogram in (("picks.star", "a\x1b]0;owned\x07\x1e\u2028b"), ("truth.star", "t")):
+        rows = pd.DataFrame([pick, pick]).assign(rlnTomoName=["t", tomogram], rlnOpticsGroup=1)
+        optics = pd.DataFrame({"rlnOpticsGroup": [1], "rlnImagePixelSize": [10.0]})
+        star.write(tmp_path / name, {"optics": optics, "particles": rows})
+    assert run(["evaluate-picks", "picks.star", "--truth", "truth.star", "--radius", "50"]) == 0
+    said = capsys.readouterr().err
+    assert r"a\x1b]0;owned\x07" in said and "\x1b" not in said and "\x07" not in said
+    assert all(line.startswith("warning: ") or line[2:3] == ":" for line in said.splitlines())
+    assert run(["average", "no\x1b[2Jsuch.star"]) == 2
+    assert capsys.readouterr().err == "error: no\\x1b[2Jsuch.star does not exist\n"

@@ -17,6 +17,7 @@ import numpy as np
 from scipion_faml.cli.invocation import invocation_of
 from scipion_faml.paths import ALLOW_OUTSIDE, allow_outside
 from scipion_faml.status import StatusFile
+from scipion_faml.texts import one_line
 
 F = TypeVar("F", bound=Callable[..., Any])
 STATUS = "scipion_faml.status"  # of a click context's meta
@@ -68,11 +69,19 @@ def _refuse_number(name: str, number: float) -> NoReturn:
     raise click.BadParameter(f"{number} is no number that can be used", context, option)
 
 
+class _OneLine(logging.Formatter):
+    """Each message on a line of its own, whatever names it tells of."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = one_line(record.message)
+        return super().formatMessage(record)
+
+
 def _set_up_logging(_context: click.Context, _option: click.Parameter, verbose: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(
-        stream=sys.stderr, level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", force=True,
-    )
+        level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True)
     for noisy in ("matplotlib", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
@@ -170,7 +179,7 @@ def show(result: dict[str, Any], as_json: bool) -> None:
     """
     result = plain(result)
     for warning in result.get("warnings", []):
-        click.echo(f"warning: {warning}", err=True)
+        click.echo(f"warning: {one_line(warning)}", err=True)
     if as_json:
         click.echo(json.dumps(result))
         return

@@ -10,6 +10,7 @@ import click
 
 from scipion_faml.disk import DiskError
 from scipion_faml.execution import ClusterError
+from scipion_faml.texts import one_line
 
 
 def report_errors(command: click.Command, arguments: list[str]) -> int:
@@ -37,7 +38,7 @@ def report_errors(command: click.Command, arguments: list[str]) -> int:
 
 def _refused(message: str) -> int:
     """Say what is wrong in one line; return the exit status."""
-    message = " ".join(message.split())
+    message = one_line(message)
     click.echo(f"error: {message}", err=True)
     _note_error(message)
     return 2

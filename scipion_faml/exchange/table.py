@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -53,7 +54,7 @@ def reading(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except (UnicodeDecodeError, KeyError, TypeError, IndexError, AttributeError, RecursionError,
-            OverflowError, SyntaxError, MemoryError) as error:
+            OverflowError, SyntaxError, MemoryError, json.JSONDecodeError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{path} is not a readable {what} ({reason}): choose its --format, or "
                          "write it again") from error

@@ -30,6 +30,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 from scipion_faml import star
 from scipion_faml.cli import run
+from scipion_faml.texts import one_line
 
 FULL = os.environ.get("FAML_FUZZ") == "full"
 COLLECTED = os.environ.get("FAML_FUZZ_COLLECT", "")
@@ -190,11 +191,6 @@ def _check_status(outcome: Outcome, words: list[str]) -> None:
     check_message(lines[0].removeprefix("error: "), words)
 
 
-def _printed(text: str) -> str:
-    """What of a text is seen: not what controls a terminal."""
-    return "".join(letter for letter in text if letter.isprintable())
-
-
 def check_message(message: str, words: list[str]) -> None:
     """One line that names something the user knows, and says a way out."""
     if "\n" in message or "Traceback" in message:
@@ -202,8 +198,7 @@ def check_message(message: str, words: list[str]) -> None:
     if len(message) > 1500:
         raise Broken("message", f"{len(message)} letters: {message[:200]} ...")
     stems = {Path(word).name for word in words if "/" in word or "." in word} - {""}
-    stems |= {_printed(word) or ". " for word in words[1:]}
-    message = _printed(message)
+    stems |= {one_line(word) or ". " for word in words[1:]}
     names = (any(stem in message for stem in stems) or re.search(
         r"/\w+|--[a-z]|particle|subtomogram|row|position|optics group|class|tilt range|"
         r"\.\w{2,4}\b|point group|symmetry|voxel|memory|option|tilts?\b|SNR|model|diameter|"
