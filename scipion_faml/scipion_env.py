@@ -89,10 +89,18 @@ def new_project(workspace: Path | str, name: str) -> Path:
     set_up(workspace)
     from pyworkflow.project import Manager
 
-    project = Manager().createProject(name)
-    project.getSettings().setProtocolView("Tomography")
-    project.saveSettings()
+    Manager().createProject(name)
+    _show_tomography(folder)
     return folder
+
+
+def _show_tomography(project: Path) -> None:
+    """Let a project's window list the protocols of tomography first."""
+    from pyworkflow.project.config import ProjectSettings
+
+    settings = ProjectSettings.load(str(project / "settings.sqlite"))
+    settings.setProtocolView("Tomography")
+    settings.write()
 
 
 def open_window(workspace: Path | str) -> int:
@@ -178,6 +186,7 @@ def run_workflow(workspace: Path | str, workflow: str, project: str, values: lis
             words, cwd=home, stdout=said, stderr=said, env={**os.environ, "PATH": path})
     if status or not (folder / "project.sqlite").is_file():
         raise OSError(f"Scipion made no project {project} of {template.name}: see {log}")
+    _show_tomography(folder)
     return folder
 
 

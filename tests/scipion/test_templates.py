@@ -181,6 +181,21 @@ def test_the_demonstration_runs_without_a_window(headless):
     assert picks.is_file()
 
 
+def view_of(project):
+    from pyworkflow.project.config import ProjectSettings
+
+    return ProjectSettings.load(str(project / "settings.sqlite")).getProtocolView()
+
+
+def test_a_new_project_lists_tomography_first(tmp_path, domain):
+    done = subprocess.run(
+        [sys.executable, "-m", "scipion_faml.scipion_env", "new", str(tmp_path), "one"],
+        capture_output=True, text=True, timeout=100,
+        env={k: v for k, v in os.environ.items() if not k.startswith("SCIPION")})
+    assert done.returncode == 0, done.stderr
+    assert view_of(tmp_path / "projects" / "one") == "Tomography"
+
+
 @pytest.mark.slow
 def test_our_command_runs_a_workflow_in_an_empty_folder(tmp_path):
     pytest.importorskip("scipion")
@@ -197,6 +212,7 @@ def test_our_command_runs_a_workflow_in_an_empty_folder(tmp_path):
     finally:
         workspace.end()
     assert found[SIX[3]]["state"] == "finished"
+    assert view_of(Path(done.stdout.strip())) == "Tomography"
 
 
 @pytest.mark.slow
