@@ -35,7 +35,7 @@ from scipion_faml.model import ModelState
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = 3
+SCHEMA = 4
 N_CONTINUABLE = 2  # iterations whose references of all folds are kept: they are large
 ENHANCED = "enhanced.npz"
 
@@ -95,11 +95,18 @@ def _save(
             _save_arrays(temporary / ENHANCED, _enhanced_arrays(result.state))
         sizes = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
         meta = {"schema": SCHEMA, "settings": settings, "files": sizes, "history": history}
+        meta["checksum"] = _checksum(meta)
         _write_durably(temporary / "meta.json", json.dumps(meta).encode())
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _checksum(meta: Mapping[str, Any]) -> int:
+    """A number that changes with any letter of what meta.json says."""
+    as_read = json.loads(json.dumps(meta))
+    return zlib.crc32(json.dumps(as_read, sort_keys=True).encode())
 
 
 def _save_result(path: Path, result: IterationResult) -> None:
@@ -231,11 +238,15 @@ def load(folder: Path, settings: dict[str, Any]) -> Checkpoint:
     """
     with _damage(folder / "meta.json"):
         meta = json.loads((folder / "meta.json").read_text())
-        schema, known, history = meta["schema"], dict(meta["settings"]), list(meta["history"])
-        sizes = dict(meta.get("files", {}))
+        schema = meta["schema"]
     if schema != SCHEMA:
         raise ValueError(f"{folder} has schema {schema}, this version reads {SCHEMA}: choose "
                          "another --output or add --overwrite")
+    with _damage(folder / "meta.json"):
+        if meta.pop("checksum") != _checksum(meta):
+            raise ValueError("its checksum is another")
+        known, history = dict(meta["settings"]), list(meta["history"])
+        sizes = dict(meta.get("files", {}))
     for name in sorted({*known, *settings}):
         was, now = known.get(name), settings.get(name)
         if was != now:

@@ -371,3 +371,13 @@ def test_threads_change_neither_order_nor_bits():
     np.testing.assert_array_equal(
         back_project(one, angles, scene.shape_xyz, 1), back_project(one, angles, scene.shape_xyz, 3)
     )
+
+
+@pytest.mark.parametrize("values, message", [
+    ({"voltage_kv": 0.0}, "voltage of 0 kV is not possible: give 1 to 10000"),
+    ({"voltage_kv": float("nan")}, "voltage of nan kV"),
+    ({"amplitude_contrast": 1.5}, "amplitude contrast of 1.5 is not possible: give 0 to 1"),
+])
+def test_a_microscope_that_cannot_be_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        Microscope(**values)

@@ -355,9 +355,12 @@ def _tilt_series(
         defocus, of_tilts("rlnDefocusV", defocus), of_tilts("rlnDefocusAngle", 0 * ones),
         of_tilts("rlnCtfScalefactor", ones), of_tilts("rlnMicrographPreExposure", 0 * ones),
     )
-    microscope = Microscope(
-        of_all("rlnVoltage", 300.0), of_all("rlnSphericalAberration", 2.7),
-        of_all("rlnAmplitudeContrast", 0.07))
+    try:
+        microscope = Microscope(
+            of_all("rlnVoltage", 300.0), of_all("rlnSphericalAberration", 2.7),
+            of_all("rlnAmplitudeContrast", 0.07))
+    except ValueError as error:
+        raise ValueError(f"{geometry}: tomogram {name}: {error}") from error
     transfers = image_transfers(optics, microscope, n, pixel_size_angst)
     flip = MIRROR if is_mirrored else np.eye(3)
     return TiltSeries(name, rotations @ flip, transfers, optics.scale > 0)

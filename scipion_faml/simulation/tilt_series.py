@@ -25,17 +25,33 @@ from scipion_faml.wedge import MissingWedge
 
 MOST_TILTS = 10_000
 SMALLEST_SNR = 1e-9
+VOLTAGES_KV = 1.0, 10_000.0
 CTF_CORRECTIONS = ("none", "phase-flip", "weights")  # of images, see `image_transfer`
 
 
 @dataclass(frozen=True)
 class Microscope:
-    """What blurs and inverts the contrast of an image. The defaults are the paper's."""
+    """What blurs and inverts the contrast of an image. The defaults are the paper's.
+
+    Raises
+    ------
+    ValueError
+        If voltage or amplitude contrast are those of no microscope.
+    """
 
     voltage_kv: float = 300.0
     spherical_aberration_mm: float = 2.7
     amplitude_contrast: float = 0.07
     defocus_um: float = 6.0  # positive: underfocus
+
+    def __post_init__(self) -> None:
+        low, high = VOLTAGES_KV
+        if not low <= self.voltage_kv <= high:
+            raise ValueError(f"an acceleration voltage of {self.voltage_kv:g} kV is not possible: "
+                             f"give {low:g} to {high:g}")
+        if not 0.0 <= self.amplitude_contrast <= 1.0:
+            raise ValueError(f"an amplitude contrast of {self.amplitude_contrast:g} is not "
+                             "possible: give 0 to 1")
 
     @property
     def wavelength_angst(self) -> float:

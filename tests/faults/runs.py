@@ -229,6 +229,7 @@ def _untimed_table(text: str) -> str:
 
 def _untimed_meta(content: bytes) -> str:
     meta: dict[str, Any] = json.loads(content)
+    del meta["checksum"]  # of the seconds, too
     meta["history"] = [
         {k: v for k, v in row.items() if not k.startswith(TIMED_COLUMNS)}
         for row in meta["history"]]
